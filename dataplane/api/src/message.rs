@@ -1,0 +1,281 @@
+//! Messages on the agent socket, between control (client) and data plane (server).
+//!
+//! One JSON object a line, at most [`LINE_MAX`] bytes including the newline. The client speaks first,
+//! with `hello`; each request gets exactly one reply, in order.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::service::{Protocol, Snapshot};
+
+/// Longest line either side accepts, in bytes.
+pub const LINE_MAX: usize = 4 << 20;
+/// Most connections in one page of [`Request::Conns`].
+pub const CONNS_PAGE_MAX: u32 = 1000;
+
+/// What control asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "request", deny_unknown_fields)]
+pub enum Request {
+    /// First message of a session.
+    Hello {
+        /// [`crate::VERSION`] of the client.
+        version: u32,
+    },
+    /// Make this the desired state.
+    Apply {
+        /// All of it.
+        snapshot: Box<Snapshot>,
+    },
+    /// Ownership of the VIPs, renewed well before it ends.
+    Lease {
+        /// Milliseconds from now for which VIPs are answered; 0 gives them up at once.
+        ttl_ms: u32,
+        /// A new epoch makes the data plane announce every VIP on every interface again.
+        epoch: u64,
+    },
+    /// Everything but connections: interfaces, workers, counters, services.
+    Status,
+    /// A page of the connection table.
+    Conns {
+        /// Where to go on: 0, or `next` of the previous page.
+        cursor: u64,
+        /// At most this many, 1 to [`CONNS_PAGE_MAX`].
+        limit: u32,
+        /// Which connections.
+        #[serde(default)]
+        filter: ConnFilter,
+    },
+}
+
+/// Selects connections; an absent field matches everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnFilter {
+    /// Service name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Client address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<IpAddr>,
+    /// Address of the real.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub real: Option<IpAddr>,
+    /// State name as shown by [`Conn::state`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+}
+
+/// What the data plane answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "reply")]
+pub enum Reply {
+    /// To `hello`.
+    Hello {
+        /// [`crate::VERSION`] of the data plane.
+        version: u32,
+        /// Process id.
+        pid: u32,
+        /// Random for each start of the process.
+        boot_id: String,
+    },
+    /// To `apply`.
+    Applied {
+        /// Settings that differ from the running ones and need a restart of the data plane.
+        needs_restart: Vec<String>,
+    },
+    /// To `lease`.
+    Leased,
+    /// To `status`.
+    Status(Box<Status>),
+    /// To `conns`.
+    Conns {
+        /// The page.
+        conns: Vec<Conn>,
+        /// Cursor of the next page; absent at the end.
+        next: Option<u64>,
+    },
+    /// The request was not carried out; nothing changed.
+    Error {
+        /// What, where and what to do about it.
+        message: String,
+    },
+}
+
+/// State of the data plane at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Random for each start of the process.
+    pub boot_id: String,
+    /// Process id.
+    pub pid: u32,
+    /// Milliseconds since start.
+    pub uptime_ms: u64,
+    /// Milliseconds for which VIPs are still answered; 0 if the lease has run out.
+    pub lease_ms: u64,
+    /// Epoch of the lease.
+    pub epoch: u64,
+    /// Connections adopted from a previous process at start.
+    pub adopted: u64,
+    /// The connection table.
+    pub table: TableStatus,
+    /// Interfaces, in slot order.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Workers.
+    pub workers: Vec<WorkerStatus>,
+    /// Services with their reals.
+    pub services: Vec<ServiceStatus>,
+    /// Drops by [`crate::counter::Reason::name`], summed over workers.
+    pub drops: BTreeMap<String, u64>,
+    /// Events by [`crate::counter::Event::name`], summed over workers.
+    pub events: BTreeMap<String, u64>,
+    /// Problems an operator should know, in words; empty when all is well.
+    pub warnings: Vec<String>,
+}
+
+/// The connection table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// Connections it can hold.
+    pub capacity: u64,
+    /// Connections it holds, half-open ones and persistence templates included.
+    pub used: u64,
+    /// Half-open ones among them.
+    pub half_open: u64,
+    /// Most half-open ones it may hold.
+    pub half_open_max: u64,
+    /// Persistence templates among them.
+    pub templates: u64,
+    /// Bytes of memory, index included.
+    pub bytes: u64,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Kernel name.
+    pub name: String,
+    /// `absent`, `down`, `no-carrier` or `up`.
+    pub link: String,
+    /// Whether our program and sockets are on it.
+    pub attached: bool,
+    /// Why not, if not.
+    pub problem: Option<String>,
+    /// Kernel index; 0 if absent.
+    pub ifindex: u32,
+    /// Driver name; empty if unknown.
+    pub driver: String,
+    /// `native` or `generic`; empty if detached.
+    pub mode: String,
+    /// `zero-copy` or `copy`; empty if detached.
+    pub copy: String,
+    /// Queues we serve.
+    pub queues: u32,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// MAC address.
+    pub mac: String,
+    /// Packets received by us.
+    pub rx_packets: u64,
+    /// Bytes received by us.
+    pub rx_bytes: u64,
+    /// Packets sent by us.
+    pub tx_packets: u64,
+    /// Bytes sent by us.
+    pub tx_bytes: u64,
+    /// Frames the kernel dropped for us (`XDP_STATISTICS`: rx_dropped, rx_ring_full,
+    /// rx_fill_ring_empty_descs; invalid descriptors).
+    pub kernel_drops: BTreeMap<String, u64>,
+}
+
+/// One worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// CPU it is pinned to.
+    pub core: u16,
+    /// Thread id.
+    pub tid: u32,
+    /// Turns of the poll loop.
+    pub polls: u64,
+    /// Turns that found frames.
+    pub busy_polls: u64,
+    /// Whether pinning worked.
+    pub pinned: bool,
+}
+
+/// One service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Name.
+    pub name: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// What it listens on, in text form.
+    pub listen: Vec<String>,
+    /// Forwarding method.
+    pub forwarding: String,
+    /// Scheduler.
+    pub scheduler: String,
+    /// The reals, removed ones with live connections included.
+    pub reals: Vec<RealStatus>,
+}
+
+/// One real of a service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RealStatus {
+    /// Name.
+    pub name: String,
+    /// Address and port in text form.
+    pub address: String,
+    /// Weight in force.
+    pub weight: u16,
+    /// Removed from the configuration, kept until its connections end.
+    pub removed: bool,
+    /// Next hop: `resolved`, `unresolved`, `no-route` or `device-down`.
+    pub next_hop: String,
+    /// Established connections.
+    pub active: u64,
+    /// Other connections (opening, closing).
+    pub inactive: u64,
+    /// Connections opened since start.
+    pub opened: u64,
+    /// Packets towards the real.
+    pub packets_in: u64,
+    /// Bytes towards the real.
+    pub bytes_in: u64,
+    /// Packets from the real.
+    pub packets_out: u64,
+    /// Bytes from the real.
+    pub bytes_out: u64,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conn {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Client address.
+    pub client: IpAddr,
+    /// Client port.
+    pub client_port: u16,
+    /// The VIP it connected to.
+    pub vip: IpAddr,
+    /// The port it connected to.
+    pub vip_port: u16,
+    /// Real address.
+    pub real: IpAddr,
+    /// Real port.
+    pub real_port: u16,
+    /// Local address and port of full NAT.
+    pub local: Option<(IpAddr, u16)>,
+    /// Service name.
+    pub service: String,
+    /// State name (LVS words: `SYN_RECV`, `ESTABLISHED`, …; `UDP`; `TEMPLATE`).
+    pub state: String,
+    /// Seconds since the last packet.
+    pub idle_s: u64,
+    /// Seconds until it expires if nothing comes.
+    pub expires_s: u64,
+}
