@@ -1,0 +1,19 @@
+//! xvip's packet processor.
+//!
+//! This file is the layer diagram: a module may use only modules listed above it. The core does no
+//! I/O, reads no clock and makes no system call; time and bytes are arguments. The steward's part
+//! decides, purely, what should be done with the kernel's network. The shells own sockets, files and
+//! threads.
+
+// Core: the life of a packet.
+pub mod limits;
+pub mod clock;
+pub mod prefetch;
+pub mod address;
+pub mod counters;
+pub mod frame;
+pub mod wire;
+
+// What the steward decides; pure, on what the kernel told.
+
+// Shells.
