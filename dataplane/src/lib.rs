@@ -13,6 +13,7 @@ pub mod address;
 pub mod counters;
 pub mod frame;
 pub mod wire;
+pub mod sched;
 
 // What the steward decides; pure, on what the kernel told.
 
