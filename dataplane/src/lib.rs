@@ -14,6 +14,7 @@ pub mod counters;
 pub mod frame;
 pub mod wire;
 pub mod sched;
+pub mod conn;
 
 // What the steward decides; pure, on what the kernel told.
 
