@@ -15,6 +15,8 @@ pub mod frame;
 pub mod wire;
 pub mod sched;
 pub mod conn;
+pub mod rewrite;
+pub mod fragment;
 
 // What the steward decides; pure, on what the kernel told.
 
