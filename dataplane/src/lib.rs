@@ -15,9 +15,15 @@ pub mod frame;
 pub mod wire;
 pub mod sched;
 pub mod conn;
+pub mod ids;
+pub mod service;
+pub mod routes;
+pub mod published;
 pub mod rewrite;
 pub mod fragment;
+pub mod forward;
 
 // What the steward decides; pure, on what the kernel told.
 
 // Shells.
+pub mod device;

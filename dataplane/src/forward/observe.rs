@@ -1,0 +1,135 @@
+//! A packet of a connection that there is: what it does to its state, its time and the load.
+
+use dataplane_api::counter::Event;
+
+use super::Tables;
+use super::open::refresh_template;
+use crate::conn::tcp::{self, Direction, Step};
+use crate::conn::{Found, Handle, State};
+use crate::service::Service;
+use crate::wire::packet::{Kind, Packet};
+
+/// Lets the connection see the packet: state, time of last use. False if the connection is over and
+/// the packet has to open a new one (it has been removed then).
+#[inline(always)]
+pub(super) fn observe(
+    found: &Found,
+    packet: &Packet,
+    direction: Direction,
+    tables: &Tables<'_>,
+) -> bool {
+    match note(found, packet, direction, tables) {
+        Noted::Kept => true,
+        Noted::Over => false,
+        Noted::Overtaken => observe_again(*found, packet, direction, tables),
+    }
+}
+
+/// What became of an attempt to show a packet to its connection.
+enum Noted {
+    /// The connection lives on.
+    Kept,
+    /// It is over, and has been removed.
+    Over,
+    /// Another worker changed it meanwhile.
+    Overtaken,
+}
+
+/// Both directions of a connection may be changing its state at once, on two workers: the state
+/// after both packets is that of one after the other.
+#[cold]
+fn observe_again(found: Found, packet: &Packet, direction: Direction, tables: &Tables<'_>) -> bool {
+    for _ in 0..OVERTAKEN_MAX {
+        let again = tables.shared.conns.get(found.handle.index(), |id| *id == found.conn.identity);
+        let Some(again) = again.filter(|again| again.handle == found.handle) else { return false };
+        match note(&again, packet, direction, tables) {
+            Noted::Kept => return true,
+            Noted::Over => return false,
+            Noted::Overtaken => {}
+        }
+    }
+    // So many others have just seen it alive that it is.
+    true
+}
+
+/// Attempts to show a packet to its connection while others change it.
+const OVERTAKEN_MAX: usize = 8;
+
+#[inline(always)]
+fn note(found: &Found, packet: &Packet, direction: Direction, tables: &Tables<'_>) -> Noted {
+    let conn = &found.conn;
+    let tick = tables.now.tick();
+    let service = tables.published.services.service(conn.identity.service);
+    let (idle, timeout) = (tick.since(conn.seen), service.map_or(0, |s| s.timeout(conn.state)));
+    if idle > timeout {
+        remove(found.handle, Event::ConnExpired, tables);
+        return Noted::Over;
+    }
+    let (state, synack) = if packet.kind == Kind::Tcp {
+        match tcp::next(conn.state, conn.synack, direction, packet.tcp_flags) {
+            Step::To(state, synack) => (state, synack),
+            Step::Reopen => {
+                remove(found.handle, Event::ConnReused, tables);
+                return Noted::Over;
+            }
+        }
+    } else {
+        (tcp::next_udp(conn.state), false)
+    };
+    let same = state == conn.state && synack == conn.synack;
+    if same && (idle == 0 || idle <= slack(service, timeout)) {
+        return Noted::Kept;
+    }
+    // A copy: only what is lent to a function that is not inlined must lie in memory.
+    if touch(*found, state, synack, service, tables) { Noted::Kept } else { Noted::Overtaken }
+}
+
+/// Ticks by which the time of a connection may lag behind: a 64th of its timeout, and of that of its
+/// client's template. Writing it for each packet would be a locked instruction and a dirty cache
+/// line, which with millions of connections every packet would pay for.
+#[inline(always)]
+fn slack(service: Option<&Service>, timeout: u32) -> u32 {
+    let template = service.filter(|s| s.persistence.is_some()).map(|s| s.timeout(State::Template));
+    timeout.min(template.unwrap_or(u32::MAX)) / 64
+}
+
+/// Writes what a packet changed; false if another worker has changed the connection meanwhile.
+#[inline(never)]
+fn touch(
+    found: Found,
+    state: State,
+    synack: bool,
+    service: Option<&Service>,
+    tables: &Tables<'_>,
+) -> bool {
+    let conn = &found.conn;
+    let (was, is) = (conn.state.is_active(), state.is_active());
+    let load = tables.shared.loads.of(conn.identity.real);
+    // Counted before anybody can see the new state: whoever ends it must find it counted.
+    if was != is {
+        load.opened(is);
+    }
+    let touched = tables.shared.conns.touch(&found, state, synack, tables.now.tick());
+    if was != is {
+        load.closed(if touched { was } else { is });
+    }
+    if !touched {
+        return false;
+    }
+    // A template lives as long as a connection of its client has packets; once a second is enough.
+    let active = state.is_active() && !conn.state.is_active();
+    if (active || tables.now.tick().0 >> 4 != conn.seen.0 >> 4)
+        && let Some(service) = service.filter(|s| s.persistence.is_some())
+    {
+        refresh_template(service, &conn.identity, tables);
+    }
+    true
+}
+
+#[cold]
+fn remove(handle: Handle, why: Event, tables: &Tables<'_>) {
+    if let Some(conn) = tables.shared.conns.remove(&handle) {
+        tables.shared.ended(&conn);
+        tables.event(why);
+    }
+}

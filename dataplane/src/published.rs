@@ -1,0 +1,143 @@
+//! What the steward publishes and the workers forward by: services, next hops, devices.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Release},
+};
+
+use crate::address::{Address, DeviceId, Mac, RealId};
+use crate::routes::RouteTable;
+use crate::service::ServiceTable;
+
+/// An interface as the packet path needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Its MTU in bytes.
+    pub mtu: u16,
+    /// Attached, up and with carrier.
+    pub usable: bool,
+    /// An IPv4 address of its own, for ICMP errors; unspecified if it has none.
+    pub v4: Address,
+    /// An IPv6 address of its own.
+    pub v6: Address,
+}
+
+impl Default for DeviceInfo {
+    fn default() -> Self {
+        Self {
+            mac: Mac::default(),
+            mtu: 0,
+            usable: false,
+            v4: Address::UNSPECIFIED,
+            v6: Address::UNSPECIFIED,
+        }
+    }
+}
+
+/// Where packets for a real go, as the packet path needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Interface to send on; meaningful unless the state is [`HopState::NoRoute`].
+    pub device: DeviceId,
+    /// Destination MAC address; zero unless the state is [`HopState::Resolved`].
+    pub mac: Mac,
+    /// Source address of tunnel packets; `::` if there is none.
+    pub source: Address,
+    /// Largest IP packet, in bytes; 0 if there is no route.
+    pub mtu: u16,
+    /// Whether packets can be sent.
+    pub state: HopState,
+}
+
+/// Whether packets can be sent to a real.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HopState {
+    /// Yes.
+    Resolved,
+    /// The neighbour's MAC address is not known (yet).
+    Unresolved,
+    /// No route, or none that leaves by an interface of ours.
+    NoRoute,
+    /// The interface is down or has no carrier.
+    DeviceDown,
+}
+
+impl Default for Hop {
+    fn default() -> Self {
+        Self {
+            device: DeviceId::default(),
+            mac: Mac::default(),
+            source: Address::UNSPECIFIED,
+            mtu: 0,
+            state: HopState::NoRoute,
+        }
+    }
+}
+
+/// Everything a burst is forwarded by. Immutable; replaced whole.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The services.
+    pub services: Arc<ServiceTable>,
+    /// Next hop of each real, by its number.
+    pub hops: Arc<[Hop]>,
+    /// Interfaces, by slot.
+    pub devices: Arc<[DeviceInfo]>,
+    /// Way of replies to clients; none: back to each client's last hop.
+    pub replies: Option<Arc<RouteTable>>,
+}
+
+impl Published {
+    /// Next hop of a real.
+    #[inline(always)]
+    #[must_use]
+    pub fn hop(&self, real: RealId) -> Option<&Hop> {
+        self.hops.get(real.index())
+    }
+
+    /// An interface.
+    #[inline(always)]
+    #[must_use]
+    pub fn device(&self, device: DeviceId) -> Option<&DeviceInfo> {
+        self.devices.get(device.index())
+    }
+}
+
+/// The one cell for that truth. A worker compares the version once a burst and takes the lock only
+/// when it moved; the old value dies when the last worker lets go.
+#[derive(Debug)]
+pub struct Cell {
+    version: AtomicU64,
+    value: Mutex<Arc<Published>>,
+}
+
+impl Cell {
+    /// A cell with its first value.
+    #[must_use]
+    pub fn new(value: Published) -> Self {
+        Self { version: AtomicU64::new(1), value: Mutex::new(Arc::new(value)) }
+    }
+
+    /// Number of the value now in the cell.
+    #[inline(always)]
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version.load(Acquire)
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn get(&self) -> Arc<Published> {
+        Arc::clone(&self.value.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Replaces the value.
+    pub fn set(&self, value: Published) {
+        *self.value.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(value);
+        self.version.fetch_add(1, Release);
+    }
+}

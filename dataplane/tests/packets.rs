@@ -1,0 +1,30 @@
+//! The whole packet path in memory: a snapshot compiled, frames in, frames out.
+//!
+//! Frames are built and judged by etherparse, which knows nothing of ours; time is an argument. Rows
+//! of the test matrix of the project (A: packets, B: connections) are named in comments.
+#![allow(unreachable_pub, clippy::unwrap_used)]
+
+#[path = "packets/connections.rs"]
+mod connections;
+#[path = "packets/fragments.rs"]
+mod fragments;
+#[path = "packets/harness.rs"]
+mod harness;
+#[path = "packets/icmp.rs"]
+mod icmp;
+#[path = "packets/methods.rs"]
+mod methods;
+#[path = "packets/packet.rs"]
+mod packet;
+#[path = "packets/persistence.rs"]
+mod persistence;
+#[path = "packets/pressure.rs"]
+mod pressure;
+#[path = "packets/random.rs"]
+mod random;
+#[path = "packets/refused.rs"]
+mod refused;
+#[path = "packets/reply.rs"]
+mod reply;
+#[path = "packets/scheduling.rs"]
+mod scheduling;
