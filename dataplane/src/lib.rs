@@ -24,6 +24,10 @@ pub mod fragment;
 pub mod forward;
 
 // What the steward decides; pure, on what the kernel told.
+pub mod kernel;
+pub mod next_hop;
+pub mod reconcile;
+pub mod announce;
 
 // Shells.
 pub mod device;
