@@ -31,3 +31,4 @@ pub mod announce;
 
 // Shells.
 pub mod device;
+pub mod steer;

@@ -4,6 +4,11 @@ use crate::counters::Counters;
 use crate::frame::{Frame, Outbox, Verdict};
 
 pub mod memory;
+mod port;
+mod rings;
+mod slots;
+mod umem;
+pub mod xsk;
 
 /// The interfaces of one worker, as one source and sink of bursts.
 ///
