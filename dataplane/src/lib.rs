@@ -26,9 +26,18 @@ pub mod forward;
 // What the steward decides; pure, on what the kernel told.
 pub mod kernel;
 pub mod next_hop;
+pub mod reply_routes;
 pub mod reconcile;
 pub mod announce;
 
 // Shells.
+pub mod log;
 pub mod device;
 pub mod steer;
+pub mod privilege;
+pub mod runtime;
+pub mod status;
+pub mod state_file;
+pub mod worker;
+pub mod agent;
+pub mod steward;

@@ -1,0 +1,236 @@
+//! The agent socket: control asks, the data plane answers.
+//!
+//! Runs on threads of its own, one for each session (at most [`SESSIONS`]); none of them touches a
+//! packet. What changes the desired state goes to the steward; the rest is answered from what the
+//! threads share. Protocol: `dataplane_api::message`, described in `docs/protocols.md`.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crossbeam::channel::{Sender, bounded};
+use dataplane_api::message::{CONNS_PAGE_MAX, LINE_MAX, Reply, Request};
+use dataplane_api::service::Snapshot;
+
+use crate::clock;
+use crate::runtime::Runtime;
+use crate::status;
+
+/// Sessions at once: control, its successor, and somebody who looks.
+pub const SESSIONS: usize = 8;
+/// How long the steward may take to apply a snapshot.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to read a reply, to finish a line it has begun, and to say hello.
+const IO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a session may be silent: control renews its lease far more often. Without a limit, eight
+/// forgotten sessions would keep control out for good.
+const IDLE_MAX: Duration = Duration::from_secs(120);
+/// Longest lease: the longest that control's configuration allows. A longer one is a mistake, and would
+/// let a data plane without control answer for VIPs that another node has taken over.
+pub const LEASE_MAX: Duration = Duration::from_secs(60);
+/// Pause when no connection can be taken (out of descriptors): a session ends sooner or later.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// A snapshot on its way to the steward, and where the outcome goes: settings that need a restart.
+pub struct Apply {
+    /// The desired state.
+    pub snapshot: Box<Snapshot>,
+    /// Outcome.
+    pub outcome: Sender<Result<Vec<String>, String>>,
+}
+
+/// What every session needs.
+pub struct Agent {
+    /// Set when the first snapshot has been applied.
+    pub runtime: Arc<OnceLock<Arc<Runtime>>>,
+    /// To the steward.
+    pub apply: Sender<Apply>,
+    /// Wakes the steward.
+    pub wake: UnixStream,
+    /// Random for each start.
+    pub boot_id: String,
+}
+
+impl Agent {
+    /// Accepts sessions until the process ends.
+    pub fn serve(self, listener: &UnixListener) {
+        let agent = Arc::new(self);
+        let sessions = Arc::new(AtomicUsize::new(0));
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else {
+                std::thread::park_timeout(ACCEPT_PAUSE);
+                continue;
+            };
+            let place = Place::take(&sessions);
+            if place.number > SESSIONS {
+                let _ = reply(&stream, &error(format!("{SESSIONS} sessions are open already")));
+                continue;
+            }
+            let agent = Arc::clone(&agent);
+            // Without a thread the session ends before it begins.
+            let _ = std::thread::Builder::new().name("agent".into()).spawn(move || {
+                let _place = place;
+                // A session that breaks off is the client's affair; it comes back.
+                let _ = agent.session(&stream);
+            });
+        }
+    }
+
+    fn session(&self, stream: &UnixStream) -> io::Result<()> {
+        stream.set_write_timeout(Some(IO_TIMEOUT))?;
+        let mut reader = BufReader::new(stream);
+        let mut greeted = false;
+        loop {
+            stream.set_read_timeout(Some(if greeted { IDLE_MAX } else { IO_TIMEOUT }))?;
+            if reader.fill_buf()?.is_empty() {
+                return Ok(());
+            }
+            let line = match read_line(&mut reader, stream)? {
+                Ok(line) => line,
+                Err(message) => return reply(stream, &error(message)),
+            };
+            let answer = match serde_json::from_slice::<Request>(&line) {
+                Ok(Request::Hello { version }) => {
+                    greeted = version == dataplane_api::VERSION;
+                    self.hello()
+                }
+                Ok(_) if !greeted => error(format!(
+                    "the first request must be `hello` with version {}",
+                    dataplane_api::VERSION
+                )),
+                Ok(request) => self.answer(request),
+                Err(e) => error(format!("not a request of this protocol: {e}")),
+            };
+            reply(stream, &answer)?;
+        }
+    }
+
+    fn hello(&self) -> Reply {
+        Reply::Hello {
+            version: dataplane_api::VERSION,
+            pid: std::process::id(),
+            boot_id: self.boot_id.clone(),
+        }
+    }
+
+    fn answer(&self, request: Request) -> Reply {
+        match request {
+            Request::Hello { .. } => self.hello(),
+            Request::Apply { snapshot } => self.apply(snapshot),
+            other => match self.runtime.get() {
+                Some(runtime) => answer(runtime, other),
+                None => error("no snapshot has been applied yet".into()),
+            },
+        }
+    }
+
+    fn apply(&self, snapshot: Box<Snapshot>) -> Reply {
+        let (outcome, done) = bounded(1);
+        let sent = self.apply.send(Apply { snapshot, outcome }).is_ok();
+        let woken = match (&self.wake).write(&[1]) {
+            Ok(_) => true,
+            // Somebody has been waking it for long: that will do.
+            Err(e) => e.kind() == io::ErrorKind::WouldBlock,
+        };
+        if !sent || !woken {
+            return error("the data plane is stopping".into());
+        }
+        match done.recv_timeout(APPLY_TIMEOUT) {
+            Ok(Ok(needs_restart)) => Reply::Applied { needs_restart },
+            Ok(Err(message)) => error(message),
+            Err(_) => error(format!("no answer within {APPLY_TIMEOUT:?}; see the log")),
+        }
+    }
+}
+
+fn answer(runtime: &Runtime, request: Request) -> Reply {
+    match request {
+        Request::Lease { ttl_ms, .. } if Duration::from_millis(ttl_ms.into()) > LEASE_MAX => {
+            let most = LEASE_MAX.as_millis();
+            error(format!("ttl_ms {ttl_ms}: a lease may last {most} ms; the last one stands"))
+        }
+        Request::Lease { ttl_ms, epoch } => {
+            runtime.lease.renew(ttl_ms, epoch, clock::now());
+            Reply::Leased
+        }
+        Request::Status => Reply::Status(Box::new(status::status(runtime, clock::now()))),
+        Request::Conns { cursor, limit, filter } => {
+            if !(1..=CONNS_PAGE_MAX).contains(&limit) {
+                return error(format!("limit must be 1 to {CONNS_PAGE_MAX}, not {limit}"));
+            }
+            let (conns, next) = status::conns(runtime, cursor, limit, &filter, clock::now());
+            Reply::Conns { conns, next }
+        }
+        Request::Hello { .. } | Request::Apply { .. } => error("already answered".into()),
+    }
+}
+
+/// A session's place among those open, given back however it ends.
+struct Place {
+    number: usize,
+    sessions: Arc<AtomicUsize>,
+}
+
+impl Place {
+    fn take(sessions: &Arc<AtomicUsize>) -> Self {
+        let number = sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { number, sessions: Arc::clone(sessions) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A line that has begun, newline included; or what is wrong with it, after which there is no telling
+/// where the next one begins.
+fn read_line(
+    reader: &mut BufReader<&UnixStream>,
+    stream: &UnixStream,
+) -> io::Result<Result<Vec<u8>, String>> {
+    let deadline = clock::now().after(IO_TIMEOUT);
+    let mut line = Vec::new();
+    loop {
+        let left = deadline.since(clock::now());
+        if left.is_zero() {
+            return Ok(Err(format!("the request was not complete after {IO_TIMEOUT:?}")));
+        }
+        stream.set_read_timeout(Some(left))?;
+        let chunk = match reader.fill_buf() {
+            Ok(chunk) => chunk,
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+            {
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        if chunk.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let newline = chunk.iter().position(|byte| *byte == b'\n');
+        let take = newline.map_or(chunk.len(), |at| at + 1);
+        if line.len() + take > LINE_MAX {
+            return Ok(Err(format!("a request may have at most {LINE_MAX} bytes")));
+        }
+        line.extend_from_slice(&chunk[..take]);
+        reader.consume(take);
+        if newline.is_some() {
+            return Ok(Ok(line));
+        }
+    }
+}
+
+fn error(message: String) -> Reply {
+    Reply::Error { message }
+}
+
+fn reply(mut stream: &UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply).map_err(io::Error::other)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}

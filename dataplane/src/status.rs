@@ -1,0 +1,219 @@
+//! What the data plane says of itself, put together from what its threads share.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+
+use dataplane_api::counter::{Event, Reason};
+use dataplane_api::message::{
+    Conn, ConnFilter, InterfaceStatus, RealStatus, ServiceStatus, Status, TableStatus, WorkerStatus,
+};
+use dataplane_api::service::Protocol;
+
+use crate::address::{DeviceId, RealId};
+use crate::clock::{Instant, Tick};
+use crate::conn::{self, Ports, State};
+use crate::published::{HopState, Published};
+use crate::runtime::Runtime;
+use crate::service::{RealRecord, Service};
+
+/// Everything but connections.
+#[must_use]
+pub fn status(runtime: &Runtime, now: Instant) -> Status {
+    let published = runtime.cell.get();
+    let report = runtime.report.lock().unwrap_or_else(PoisonError::into_inner);
+    let interfaces = report.interfaces.iter().enumerate();
+    let mut drops = sum(runtime, Reason::ALL, |c, r| c.drops(*r), |r| r.name());
+    drops.insert(Reason::NoSocket.name().to_owned(), report.no_socket);
+    Status {
+        boot_id: runtime.boot_id.clone(),
+        pid: std::process::id(),
+        uptime_ms: now.since(runtime.started).as_millis() as u64,
+        lease_ms: runtime.lease.left_ms(now),
+        epoch: runtime.lease.epoch(),
+        adopted: runtime.adopted,
+        table: table(runtime, &published),
+        interfaces: interfaces.map(|(slot, i)| traffic(runtime, slot, i)).collect(),
+        workers: workers(runtime),
+        services: published.services.services().map(|s| service(runtime, &published, s)).collect(),
+        drops,
+        events: sum(runtime, Event::ALL, |c, e| c.events(*e), |e| e.name()),
+        warnings: shown(&report.warnings),
+    }
+}
+
+/// Most warnings in a status. A network that is down can give one for each of thousands of real
+/// servers, and the reply has to fit into one line of the protocol.
+const WARNINGS: usize = 64;
+
+fn shown(warnings: &[String]) -> Vec<String> {
+    let mut shown: Vec<String> = warnings.iter().take(WARNINGS).cloned().collect();
+    if let Some(more) = warnings.len().checked_sub(WARNINGS).filter(|more| *more > 0) {
+        shown.push(format!("and {more} more"));
+    }
+    shown
+}
+
+fn sum<T>(
+    runtime: &Runtime,
+    all: &[T],
+    get: impl Fn(&crate::counters::Counters, &T) -> u64,
+    name: impl Fn(&T) -> &'static str,
+) -> BTreeMap<String, u64> {
+    let total = |item: &T| runtime.workers.iter().map(|w| get(&w.counters, item)).sum();
+    all.iter().map(|item| (name(item).to_owned(), total(item))).collect()
+}
+
+fn table(runtime: &Runtime, published: &Published) -> TableStatus {
+    let conns = &runtime.forward.conns;
+    let services = &published.services;
+    let locals = services.locals(true).len() + services.locals(false).len();
+    TableStatus {
+        capacity: conns.capacity() as u64,
+        used: conns.used() as u64,
+        half_open: conns.half_open() as u64,
+        half_open_max: conns.half_open_max() as u64,
+        templates: conns.templates() as u64,
+        bytes: (conns.bytes() + locals * Ports::BYTES) as u64,
+    }
+}
+
+fn traffic(runtime: &Runtime, slot: usize, interface: &InterfaceStatus) -> InterfaceStatus {
+    let mut interface = interface.clone();
+    let device = DeviceId(u8::try_from(slot).unwrap_or(u8::MAX));
+    for worker in &runtime.workers {
+        let counters = worker.counters.device(device);
+        interface.rx_packets += counters.rx_packets.get();
+        interface.rx_bytes += counters.rx_bytes.get();
+        interface.tx_packets += counters.tx_packets.get();
+        interface.tx_bytes += counters.tx_bytes.get();
+    }
+    interface
+}
+
+fn workers(runtime: &Runtime) -> Vec<WorkerStatus> {
+    let of = |w: &crate::runtime::WorkerShare| WorkerStatus {
+        core: w.core,
+        tid: w.tid.load(Relaxed),
+        polls: w.counters.polls.get(),
+        busy_polls: w.counters.busy_polls.get(),
+        pinned: w.pinned.load(Relaxed),
+    };
+    runtime.workers.iter().map(of).collect()
+}
+
+fn service(runtime: &Runtime, published: &Published, service: &Service) -> ServiceStatus {
+    let reals = published.services.reals().filter(|(id, r)| {
+        r.service == service.id && (r.configured || runtime.forward.loads.of(*id).total() > 0)
+    });
+    let mut reals: Vec<(RealId, &RealRecord)> = reals.collect();
+    let place = |id: RealId| service.targets.iter().position(|t| t.real == id);
+    reals.sort_by_key(|(id, _)| (place(*id).unwrap_or(usize::MAX), *id));
+    ServiceStatus {
+        name: service.name.clone(),
+        protocol: word(&service.protocol),
+        listen: service.listen.iter().map(ToString::to_string).collect(),
+        forwarding: word(&service.forwarding),
+        scheduler: word(&service.scheduler),
+        reals: reals.into_iter().map(|(id, r)| real(runtime, published, id, r)).collect(),
+    }
+}
+
+fn real(runtime: &Runtime, published: &Published, id: RealId, record: &RealRecord) -> RealStatus {
+    let load = runtime.forward.loads.of(id);
+    let total = |get: fn(&crate::counters::RealCounters) -> u64| {
+        runtime.workers.iter().map(|w| get(w.counters.real(id))).sum()
+    };
+    let hop = published.hop(id).map_or("unresolved", |h| match h.state {
+        HopState::Resolved => "resolved",
+        HopState::NoRoute => "no-route",
+        HopState::Unresolved => "unresolved",
+        HopState::DeviceDown => "device-down",
+    });
+    let address = if record.port == 0 {
+        record.address.to_string()
+    } else {
+        std::net::SocketAddr::new(record.address.into(), record.port).to_string()
+    };
+    RealStatus {
+        name: record.name.clone(),
+        address,
+        weight: record.weight.get(),
+        removed: !record.configured,
+        next_hop: hop.to_owned(),
+        active: u64::from(load.active()),
+        inactive: u64::from(load.inactive()),
+        opened: total(|c| c.opened.get()),
+        packets_in: total(|c| c.packets_in.get()),
+        bytes_in: total(|c| c.bytes_in.get()),
+        packets_out: total(|c| c.packets_out.get()),
+        bytes_out: total(|c| c.bytes_out.get()),
+    }
+}
+
+/// The word an enum has in JSON.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+/// A page of the connections that match, and the cursor of the next one.
+#[must_use]
+pub fn conns(
+    runtime: &Runtime,
+    cursor: u64,
+    limit: u32,
+    filter: &ConnFilter,
+    now: Instant,
+) -> (Vec<Conn>, Option<u64>) {
+    let published = runtime.cell.get();
+    let services = &published.services;
+    let client = filter.client.map(crate::address::Address::from);
+    let real = filter.real.map(crate::address::Address::from);
+    let matches = |conn: &conn::Conn| {
+        let identity = &conn.identity;
+        client.is_none_or(|c| c == identity.client)
+            && real.is_none_or(|r| services.real(identity.real).is_some_and(|s| s.address == r))
+            && filter.state.as_ref().is_none_or(|s| s.eq_ignore_ascii_case(conn.state.name()))
+            && filter.service.as_ref().is_none_or(|name| {
+                services.service(identity.service).is_some_and(|s| s.name == *name)
+            })
+    };
+    let mut page = Vec::new();
+    let next = runtime.forward.conns.page(cursor, limit as usize, matches, &mut page);
+    let rows = page.iter().filter_map(|c| row(&published, c, now.tick())).collect();
+    (rows, next)
+}
+
+fn row(published: &Published, conn: &conn::Conn, now: Tick) -> Option<Conn> {
+    let services = &published.services;
+    let identity = &conn.identity;
+    let service = services.service(identity.service)?;
+    let template = conn.state == State::Template;
+    let listen = service.listen.first()?;
+    let idle = now.since(conn.seen);
+    Some(Conn {
+        protocol: if template { service.protocol } else { protocol(identity.protocol)? },
+        client: identity.client.into(),
+        client_port: identity.client_port,
+        vip: if template { listen.address } else { services.vip(identity.vip)?.into() },
+        vip_port: if template { listen.ports.first } else { identity.vip_port },
+        real: services.real(identity.real)?.address.into(),
+        real_port: identity.real_port,
+        local: identity.local.and_then(|(l, port)| Some((services.local(l)?.into(), port))),
+        service: service.name.clone(),
+        state: conn.state.name().to_owned(),
+        idle_s: Tick::to_seconds(idle),
+        expires_s: Tick::to_seconds(service.timeout(conn.state).saturating_sub(idle)),
+    })
+}
+
+const fn protocol(number: u8) -> Option<Protocol> {
+    match number {
+        6 => Some(Protocol::Tcp),
+        17 => Some(Protocol::Udp),
+        _ => None,
+    }
+}
