@@ -1,0 +1,73 @@
+//! Reads the configuration file. The only place that opens it.
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use crate::config::{self, Config, Errors, FILE_MAX};
+
+/// Reads and validates the whole file.
+///
+/// # Errors
+/// The file cannot be read, or what [`config::parse`] finds wrong with it.
+pub fn load(path: &Path) -> Result<Config, Errors> {
+    let name = path.display().to_string();
+    let bytes = read(path).map_err(|message| Errors::unreadable(&name, message, None))?;
+    config::parse_bytes(&bytes, &name)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    // Non-blocking, so that a FIFO put in the file's place cannot hold us.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
+    let file = file.map_err(|e| format!("cannot open: {e}"))?;
+    let metadata = file.metadata().map_err(|e| format!("cannot examine: {e}"))?;
+    if !metadata.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells a file that is too long from one that just fits.
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot read: {e}"))?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(format!("file is larger than {} MiB", FILE_MAX >> 20));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(path: &Path) -> String {
+        load(path).unwrap_err().summary()
+    }
+
+    #[test]
+    fn what_is_no_readable_text_file_is_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("xvip.toml");
+        assert!(complaint(&path).contains("cannot open: No such file"));
+        assert!(complaint(dir.path()).contains("not a regular file"));
+        std::fs::write(&path, "").unwrap();
+        assert!(complaint(&path).contains("file is empty"));
+        std::fs::write(&path, b"[node]\nname = \"\xff\"").unwrap();
+        assert!(complaint(&path).contains("line 2 is not UTF-8"));
+        std::fs::File::create(&path).unwrap().set_len(100 << 20).unwrap();
+        assert!(complaint(&path).contains("larger than 4 MiB"));
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
+        assert!(complaint(&fifo).contains("not a regular file"));
+    }
+
+    #[test]
+    fn a_symbolic_link_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::write(&real, "[[interface]]\nname = \"eth0\"\n").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert_eq!(load(&link).unwrap().interfaces[0].name, "eth0");
+    }
+}

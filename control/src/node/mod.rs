@@ -1,0 +1,232 @@
+//! Control as one state machine: what happened goes in, what to do comes out.
+//!
+//! No I/O, no clock. The shell ([`crate::io`]) calls [`Node::handle`] for each event, carries out
+//! the [`Output`]s in order, and calls again with [`Input::Tick`] no later than
+//! [`Node::next_deadline`]. Whatever a client, a file or the data plane does, each request gets
+//! exactly one reply, the lease is renewed on time, and a bad configuration changes nothing.
+//!
+//! Parts: `link` keeps the connection to the data plane and `reply` understands what it says,
+//! `reload` takes a new file in, `answer` tells operators.
+
+mod answer;
+mod link;
+mod reload;
+mod reply;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane_api::message::{Reply, Request, Status};
+
+use crate::config::{Config, Errors, OnStop};
+use crate::log::{Level, Record};
+use crate::time::Instant;
+use crate::verbs::{Code, Failure};
+use link::{Link, What};
+use reload::Reload;
+
+/// Longest wait for the data plane to answer before the connection is given up.
+pub const AGENT_REPLY_MAX: Duration = Duration::from_secs(10);
+/// Longest that a client waits for the data plane.
+pub const CLIENT_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How often the data plane's status is fetched, so that an old one is there when it is gone.
+pub const STATUS_PERIOD: Duration = Duration::from_secs(2);
+/// First and longest pause between attempts to connect.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Pause before a configuration that the data plane refused at first is tried again.
+const REFUSED_RETRY: Duration = Duration::from_secs(5);
+/// Losses of the data plane while it takes a new configuration after which that is given up.
+const CANDIDATE_LOSSES: u32 = 3;
+/// How long an orderly stop waits for the data plane.
+const STOP_MAX: Duration = Duration::from_secs(1);
+
+/// Who we are; fixed for the life of the process.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Name of the instance.
+    pub instance: String,
+    /// Name of the host, used where the file names no node.
+    pub host: String,
+    /// The configuration file.
+    pub file: String,
+    /// Process id.
+    pub pid: u32,
+    /// Random for each start.
+    pub boot_id: String,
+    /// First epoch: milliseconds since 1970 at start, so that each start has a later one.
+    pub epoch: u64,
+}
+
+/// A connection of a client to the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
+/// Who is at the other end of a client's connection (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Process id; 0 if the kernel does not tell.
+    pub pid: i32,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// Nothing but time.
+    Tick,
+    /// SIGHUP.
+    Reload,
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// The file asked for by [`Output::Load`] has been read.
+    Loaded(Result<Box<Config>, Errors>),
+    /// The attempt of [`Output::Connect`] with this number succeeded.
+    Connected(u64),
+    /// The attempt failed, or the connection was lost.
+    Disconnected(u64, String),
+    /// The data plane says something.
+    Agent(u64, Box<Reply>),
+    /// A client asks: one line without its newline.
+    Client(ClientId, Peer, Vec<u8>),
+    /// A client is to be turned away, for this reason.
+    Unreadable(ClientId, Peer, Failure),
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Connect to the data plane; the number comes back with everything about this connection.
+    Connect(u64),
+    /// Close that connection.
+    Disconnect(u64),
+    /// Send to the data plane.
+    Send(u64, Box<Request>),
+    /// Read and validate the configuration file.
+    Load,
+    /// Send this line, without newline, to the client.
+    Reply(ClientId, String),
+    /// Write a line of the log.
+    Log(Record),
+    /// End the process with this status.
+    Exit(u8),
+}
+
+/// The state of control.
+#[derive(Debug)]
+pub struct Node {
+    who: Identity,
+    /// What the data plane runs, or is to run if it has run nothing of ours yet.
+    config: Arc<Config>,
+    config_since: Instant,
+    /// Read and valid, not yet taken by the data plane; `config` is what we fall back to.
+    candidate: Option<Arc<Config>>,
+    /// How often the data plane was lost while it took the candidate.
+    candidate_losses: u32,
+    needs_restart: Vec<String>,
+    epoch: u64,
+    /// Addresses announced under `epoch`; `None` before the first.
+    announced: Option<BTreeSet<IpAddr>>,
+    link: Link,
+    /// What the data plane last said of itself, and when.
+    last_status: Option<(Instant, Box<Status>)>,
+    reload: Reload,
+    stop_by: Option<Instant>,
+    out: Vec<Output>,
+}
+
+impl Node {
+    /// A node with a valid configuration; the first [`Input::Tick`] sets it going.
+    #[must_use]
+    pub fn new(who: Identity, config: Config, now: Instant) -> Self {
+        Self {
+            epoch: who.epoch,
+            who,
+            config: Arc::new(config),
+            config_since: now,
+            candidate: None,
+            candidate_losses: 0,
+            needs_restart: Vec::new(),
+            announced: None,
+            link: Link::new(now),
+            last_status: None,
+            reload: Reload::default(),
+            stop_by: None,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes in one event; what to do about it, in order.
+    pub fn handle(&mut self, input: Input, now: Instant) -> Vec<Output> {
+        match input {
+            Input::Tick => {}
+            Input::Reload => self.reload_asked(None),
+            Input::Stop => self.stop(now),
+            Input::Loaded(result) => self.loaded(result, now),
+            Input::Connected(session) => self.connected(session, now),
+            Input::Disconnected(session, reason) => self.disconnected(session, &reason, now),
+            Input::Agent(session, reply) => self.agent(session, *reply, now),
+            Input::Client(client, peer, line) => self.client(client, peer, &line, now),
+            Input::Unreadable(client, peer, failure) => self.turn_away(client, peer, failure),
+        }
+        self.tick(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// When [`Node::handle`] must be called again even if nothing happens.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.link.next_deadline().into_iter().chain(self.stop_by).min()
+    }
+
+    /// Does what is due.
+    fn tick(&mut self, now: Instant) {
+        self.link_tick(now);
+        if self.stop_by.is_some_and(|by| by <= now) {
+            self.exit("the data plane did not confirm in time");
+        }
+    }
+
+    /// The newest valid configuration, taken by the data plane or not.
+    fn wanted(&self) -> &Arc<Config> {
+        self.candidate.as_ref().unwrap_or(&self.config)
+    }
+
+    fn log(&mut self, record: Record) {
+        self.out.push(Output::Log(record));
+    }
+
+    fn stop(&mut self, now: Instant) {
+        if self.stop_by.is_some() {
+            self.exit("asked twice");
+            return;
+        }
+        self.stop_by = Some(now.after(STOP_MAX));
+        self.reload_abandoned();
+        self.clients_abandoned(Code::Stopping, "xvip-control is stopping");
+        if self.config.control.on_stop == OnStop::Keep {
+            self.exit("on_stop = \"keep\": the lease runs out by itself");
+        } else if self.link.leased() {
+            let epoch = self.epoch;
+            self.send(What::Release, Request::Lease { ttl_ms: 0, epoch }, now);
+        } else {
+            self.exit("no lease to give up");
+        }
+    }
+
+    fn exit(&mut self, reason: &str) {
+        // Once only, whatever else is still going on.
+        if !self.out.iter().any(|o| matches!(o, Output::Exit(_))) {
+            self.log(Record::new(Level::Info, "stopped").with("reason", reason));
+            self.out.push(Output::Exit(0));
+        }
+        self.stop_by = None;
+        self.link.close();
+    }
+}

@@ -1,0 +1,207 @@
+//! What an operator reads about a wrong file, frozen: `tests/config/NAME.toml` gives `NAME.txt`.
+//!
+//! `UPDATE=1 cargo test -p control --test config` writes the reports anew; read the difference.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fmt::Write;
+use std::path::Path;
+
+use control::config::{self, Errors, SHOWN_MAX};
+use proptest::prelude::*;
+
+fn errors(text: &str) -> Errors {
+    config::parse(text, "xvip.toml").unwrap_err()
+}
+
+fn golden(name: &str) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
+    let text = std::fs::read_to_string(dir.join(name).with_extension("toml")).unwrap();
+    let report = format!("{}\n", errors(&text));
+    let path = dir.join(name).with_extension("txt");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &report).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    assert!(report == expected, "{name}: the report is now\n{report}");
+}
+
+#[test]
+fn errors_of_syntax_have_their_place() {
+    golden("syntax");
+}
+
+#[test]
+fn unknown_keys_and_words_come_with_a_suggestion() {
+    golden("keys");
+}
+
+#[test]
+fn wrong_types_and_values_out_of_range_say_what_is_allowed() {
+    golden("types");
+}
+
+#[test]
+fn errors_inside_a_service_are_all_shown_at_once() {
+    golden("services");
+}
+
+#[test]
+fn an_address_has_one_role_and_one_family() {
+    golden("addresses");
+}
+
+#[test]
+fn overlapping_ports_show_both_places() {
+    golden("overlaps");
+}
+
+#[test]
+fn columns_count_characters_and_no_control_character_gets_out() {
+    golden("unicode");
+    let report = errors("\"a\u{1b}[2Jb\" = 1\n[[interface]]\nname = \"\\u001b\\n\"").to_string();
+    assert!(!report.contains('\u{1b}'), "{report:?}");
+}
+
+fn with_services(count: usize, reals: usize) -> String {
+    let mut text = "[[interface]]\nname = \"eth0\"\n".to_owned();
+    for n in 0..count {
+        let (a, b) = (n / 200, n % 200 + 1);
+        writeln!(text, "[[service]]\nname = \"s{n}\"\nlisten = \"192.0.{a}.{b}:80\"").unwrap();
+        for r in 0..reals {
+            writeln!(text, "[[service.real]]\naddress = \"10.{a}.{b}.{}:80\"", r + 1).unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn limits_are_those_of_the_data_plane_and_one_more_is_an_error() {
+    assert!(config::parse(&with_services(1024, 8), "x").is_ok());
+    let report = errors(&with_services(1025, 0)).to_string();
+    assert!(report.contains("more than 1024 services"), "{report}");
+    let report = errors(&with_services(911, 9)).to_string();
+    assert!(report.contains("more than 8192 real servers"), "{report}");
+    let mut text = String::new();
+    for n in 0..17 {
+        writeln!(text, "[[interface]]\nname = \"eth{n}\"").unwrap();
+    }
+    assert!(errors(&text).to_string().contains("more than 16 interfaces"));
+    let addresses: Vec<_> = (1..=65).map(|n| format!("\"10.0.0.{n}\"")).collect();
+    let text =
+        format!("[fullnat]\naddresses = [{}]\n[[interface]]\nname = \"eth0\"", addresses.join(","));
+    assert!(errors(&text).to_string().contains("more than 64 local addresses"));
+    let cores: Vec<_> = (0..65).map(|n| n.to_string()).collect();
+    let text = format!("[engine]\ncores = [{}]", cores.join(","));
+    assert!(errors(&text).to_string().contains("lists 65 cores"));
+}
+
+#[test]
+fn a_file_full_of_errors_is_reported_in_bounded_space_and_time() {
+    let text = "x = 1\n".repeat(100_000);
+    assert_eq!(errors(&text).list.len(), SHOWN_MAX);
+    let line = format!("x = [{}]", "1,".repeat(1_000_000));
+    let report = errors(&line).to_string();
+    assert!(report.len() < 10_000, "{}", report.len());
+    for nested in ["[".repeat(1 << 20), "a.".repeat(1 << 20), "a={".repeat(1 << 20)] {
+        let errors = errors(&format!("x = {nested}"));
+        assert!(errors.to_string().len() < 100_000);
+    }
+    let many = |count| {
+        let listens: Vec<_> = (1..=count).map(|p| format!("\"192.0.2.1:{p}\"")).collect();
+        format!(
+            "[[interface]]\nname=\"e\"\n[[service]]\nname=\"s\"\nlisten=[{}]",
+            listens.join(",")
+        )
+    };
+    assert!(config::parse(&many(16_384), "x").is_ok());
+    assert!(errors(&many(16_385)).to_string().contains("more than 16384 `listen` entries"));
+}
+
+#[test]
+fn the_largest_snapshot_fits_into_one_message() {
+    let mut text = "[[interface]]\nname = \"eth0\"\n".to_owned();
+    let name = "n".repeat(58);
+    for n in 0..1024 {
+        let listens: Vec<_> = (0..16)
+            .map(|p| format!("\"[2001:db8:1111:2222:3333:4444:5555:{n:x}]:{}\"", 60_000 + p))
+            .collect();
+        writeln!(text, "[[service]]\nname = \"{name}{n}\"\nlisten = [{}]", listens.join(","))
+            .unwrap();
+        writeln!(
+            text,
+            "scheduler = \"lblcr\"\npersistence = \"365d\"\ntimeouts = {{ udp = \"365d\" }}"
+        )
+        .unwrap();
+        for r in 0..8 {
+            let address = format!("[2001:db8:1111:2222:3333:6666:{r:x}:{n:x}]:65535");
+            writeln!(text, "[[service.real]]\nname = \"{name}{r}\"\naddress = \"{address}\"")
+                .unwrap();
+            writeln!(text, "upper_threshold = 4000000000\nlower_threshold = 4000000000").unwrap();
+        }
+    }
+    let snapshot = control::plan::plan(&config::parse(&text, "x").unwrap());
+    let size = serde_json::to_string(&snapshot).unwrap().len();
+    assert!(size + 100 < dataplane_api::message::LINE_MAX, "{size}");
+}
+
+#[test]
+fn the_empty_file_says_what_is_missing() {
+    for text in ["", " \n\t\n", "\u{feff}"] {
+        assert!(errors(text).to_string().contains("file is empty"));
+    }
+    assert!(errors("# nothing\n").to_string().contains("no [[interface]]"));
+}
+
+const SEED: &str = include_str!("config/services.toml");
+const GOOD: &str = r#"
+[engine]
+cores = [0, 1]
+[[interface]]
+name = "eth0"
+[fullnat]
+addresses = ["10.0.0.5"]
+[[service]]
+name = "web"
+listen = ["192.0.2.10:80", "192.0.2.10:8000-8099"]
+forwarding = "fullnat"
+persistence = { timeout = "5m", mask_v4 = 24 }
+timeouts = { udp = "10s" }
+real = [{ address = "10.0.0.1:80", weight = 3, upper_threshold = 9, lower_threshold = 4 }]
+"#;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = config::parse_bytes(&bytes, "x").map_err(|e| e.to_string());
+    }
+
+    /// Files that are nearly right reach deeper than noise does.
+    #[test]
+    fn no_damage_to_a_file_makes_the_reader_panic(
+        good in any::<bool>(),
+        edits in proptest::collection::vec(
+            (any::<prop::sample::Index>(), 0_usize..12, "[\\[\\]{}=\",.:0-9a-z\\n\\\\é-]{0,6}"),
+            1..8,
+        ),
+    ) {
+        let mut text: Vec<char> = if good { GOOD } else { SEED }.chars().collect();
+        for (at, remove, insert) in edits {
+            let at = at.index(text.len() + 1);
+            let end = (at + remove).min(text.len());
+            text.splice(at..end, insert.chars());
+        }
+        let text: String = text.into_iter().collect();
+        match config::parse(&text, "x") {
+            Ok(config) => {
+                let _ = control::plan::plan(&config);
+            }
+            Err(errors) => {
+                prop_assert!(errors.count() > 0 && !errors.to_string().is_empty());
+                let lines = text.split('\n').count();
+                prop_assert!(errors.list.iter().all(|f| f.line <= lines));
+            }
+        }
+    }
+}
