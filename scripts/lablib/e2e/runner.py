@@ -1,0 +1,159 @@
+"""Runs the end-to-end tests; the command `scripts/e2e`."""
+
+import argparse
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+
+from .. import balancer, lab as lab_command
+from ..methods import LO_VIPS
+from ..topology import Lab
+from . import GROUPS
+
+
+def main():
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/e2e", description="End-to-end tests in network namespaces.")
+    parser.add_argument("-k", metavar="PATTERN", default="",
+                        help="only tests whose `group: name` matches this regular expression")
+    parser.add_argument("--list", action="store_true", help="names of the tests")
+    parser.add_argument("--no-build", action="store_true", help="use the binaries as they are")
+    parser.add_argument("--logs", action="store_true", help="keep each failed test's lab directory")
+    options = parser.parse_args()
+    chosen = [(g, [t for t in g.tests() if re.search(options.k, title(g, t))]) for g in GROUPS]
+    chosen = [(g, tests) for g, tests in chosen if tests]
+    if options.list:
+        print("\n".join(title(g, t) for g, tests in chosen for t in tests))
+        return 0
+    if os.geteuid() != 0:
+        sys.exit("scripts/e2e: needs root: it makes network namespaces and loads an XDP program")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    options.verbose = options.json = False
+    try:
+        lab_command.build(options, Progress)
+    except RuntimeError as error:
+        sys.exit(f"scripts/e2e: {error}")
+    return report(chosen)
+
+
+class Progress:
+    """Lines of the build step."""
+
+    @staticmethod
+    def line(text):
+        """Prints it."""
+        print(text, flush=True)
+
+
+def title(group, test):
+    """A test's name for people."""
+    return f"{group.__name__.lower()}: {test.replace('_', ' ')}"
+
+
+def report(chosen):
+    """Runs the groups and prints the closing lines."""
+    began, passed, failed = time.monotonic(), 0, []
+    try:
+        for group, tests in chosen:
+            for name, problem in run_group(group, tests):
+                if problem is None:
+                    passed += 1
+                else:
+                    failed.append(title(group, name))
+    except KeyboardInterrupt:
+        print("interrupted")
+        return 130
+    print()
+    for name in failed:
+        print(f"FAILED {name}")
+    print(f"{time.monotonic() - began:.0f} s")
+    print(f"{passed} passed, {len(failed)} failed")
+    return 0 if passed and not failed else 1
+
+
+def run_group(group, tests):
+    """Yields (test, None or the problem in words) for each test, all in one lab."""
+    lab = Lab(queues=group.queues, lo_vips=LO_VIPS, name="xve2e")
+    try:
+        setup_problem = None
+        try:
+            lab.up()
+            lab.save_state()
+        except Exception:  # noqa: BLE001 - told for every test of the group
+            setup_problem = traceback.format_exc()
+        for name in tests:
+            began = time.monotonic()
+            problem = setup_problem or run_test(group(lab), name)
+            mark = "ok    " if problem is None else "FAILED"
+            print(f"{mark} {title(group, name)} ({time.monotonic() - began:.1f} s)", flush=True)
+            if problem is not None:
+                print("    " + problem.strip().replace("\n", "\n    "), flush=True)
+            yield name, problem
+    finally:
+        for problem in lab_command.clean_up(lab):
+            print(f"clean-up: {problem}", file=sys.stderr)
+
+
+def run_test(group, name):
+    """Runs one test; leaves the lab as it was. Returns the problem in words, or None."""
+    function = getattr(group, name)
+    problem = None
+    try:
+        if getattr(function, "own_balancer", False):
+            reset(group)
+        elif not usable(group):
+            reset(group)
+            group.start()
+        function()
+        group.balancer.alive()
+    except Exception as error:  # noqa: BLE001 - a failed test must not stop the others
+        problem = explain(group, error)
+    if problem is not None or getattr(function, "own_balancer", False):
+        try:
+            reset(group)
+        except Exception as error:  # noqa: BLE001
+            problem = (problem or "") + f"\nand the lab could not be put right: {error}"
+    return problem
+
+
+def usable(group):
+    """Whether the balancer of the test before can serve this one."""
+    if group.balancer.dataplane is None or group.balancer.control is None:
+        return False
+    try:
+        group.balancer.alive()
+        return group.balancer.ready()
+    except Exception:  # noqa: BLE001
+        return False
+
+
+def reset(group):
+    """No balancer, no traces, both interfaces as they were at first, no cached neighbours."""
+    group.balancer.stop()
+    for problem in group.balancer.sweep():
+        raise AssertionError(problem)
+    group.lab.restore_links()
+    for process in [p for p in group.net.processes if not p.alive()]:
+        group.net.processes.remove(process)
+
+
+def explain(group, error):
+    """The failure, where it was, and the ends of the logs."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = next((f for f in reversed(frames) if "/e2e/" in f.filename and "runner" not in f.filename), None)
+    place = f"{os.path.basename(here.filename)}:{here.lineno}: " if here else ""
+    lines = [f"{place}{type(error).__name__}: {error}"]
+    for process in (group.balancer.dataplane, group.balancer.control):
+        if process is not None:
+            state = "alive" if process.alive() else f"ended with {process.popen.returncode}"
+            lines += [f"--- {process.name} ({state})", process.tail(8)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
