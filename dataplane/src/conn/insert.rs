@@ -300,6 +300,9 @@ impl Table {
             // first. Far apart, for entries of one kind lie together; steps of the golden ratio leave
             // no large part unseen.
             let used = u64::from(self.free.high());
+            if used <= 2 * u64::from(limits::EVICTION_PROBES) {
+                return self.oldest(0..used as u32);
+            }
             let start = u64::from(hash.second) * used;
             let step = used * 0x9e37_79b9;
             let at = |i: u32| ((start.wrapping_add(u64::from(i) * step) >> 32) % used) as u32;

@@ -197,6 +197,7 @@ fn child() {
         (Ok(path), _) => {
             let table = Table::create(Path::new(&path), 4096, 4096).unwrap();
             opened(&table, &established(0xffff_ffff, 1));
+            fs::write(ready(Path::new(&path)), "").unwrap();
             std::thread::scope(|scope| {
                 for worker in 0..3 {
                     let table = &table;
@@ -245,11 +246,12 @@ fn a_process_killed_while_it_writes_leaves_a_table_that_is_adopted() {
     for round in 0..5 {
         let mut child = child_command("", &[]).env("XVIP_CHILD_FILLS", &path).spawn().unwrap();
         let deadline = clock::now().after(Duration::from_secs(20));
-        // Its table is there and locked as soon as it refuses; then let it work a while.
-        while !matches!(adopt(&path), Err(AdoptError::File(FileError::InUse(_)))) {
+        // It says when its table is made; then let it work a while.
+        while !ready(&path).exists() {
             assert!(clock::now() < deadline, "the child does not start");
             std::thread::yield_now();
         }
+        assert!(matches!(adopt(&path), Err(AdoptError::File(FileError::InUse(_)))));
         let until = clock::now().after(Duration::from_millis(150 + 30 * round));
         while clock::now() < until {
             std::thread::yield_now();
@@ -263,7 +265,13 @@ fn a_process_killed_while_it_writes_leaves_a_table_that_is_adopted() {
         assert!(adopted.repaired <= 3 * 2, "three threads, at most one entry each in hand");
         drop(table);
         fs::remove_file(&path).unwrap();
+        fs::remove_file(ready(&path)).unwrap();
     }
+}
+
+/// Made by the child when its table is in use.
+fn ready(table: &Path) -> PathBuf {
+    table.with_extension("ready")
 }
 
 #[test]
