@@ -11,7 +11,7 @@ use dataplane::forward::{Local, Pipeline, Tables};
 use dataplane_api::counter::{Event, Reason};
 use dataplane_api::service::{Forwarding, Protocol};
 
-use crate::harness::{INSIDE, OUTSIDE, With, World, real, snapshot, web};
+use crate::harness::{INSIDE, OUTSIDE, With, World, real, service, snapshot, vip, web};
 use crate::packet::{ACK, FIN, Frame, RST, SYN, Seen, tcp, udp};
 
 fn sized(protocol: Protocol, capacity: u32, half_open: u32) -> World {
@@ -162,6 +162,32 @@ fn evicted_connections_of_full_nat_give_their_ports_back() {
     }
     assert_eq!(world.event(Event::HalfOpenEvicted), 196);
     assert_eq!(world.drops(Reason::HalfOpenLimit), 0);
+    assert_eq!(world.drops(Reason::NoLocalPort), 0);
+}
+
+// B3, as above, where a flood is refused: few half-open ones hide among many established.
+#[test]
+fn refused_connections_of_full_nat_give_their_ports_back() {
+    let services = [
+        web(false, Protocol::Tcp, Forwarding::Fullnat).real(real(false, 11), None, 1),
+        service("busy", Protocol::Tcp, &["192.0.2.1:81"], Forwarding::Nat).real(
+            real(false, 12),
+            None,
+            1,
+        ),
+    ];
+    let mut world = World::sized(&snapshot(&services), 4096, 4);
+    for n in 0..600 {
+        let to_busy = |flags| tcp(false, flags).from(stranger(n)).to(vip(false), 81);
+        let got = world.request(&to_busy(SYN));
+        world.reply(&Frame::answer(&got, SYN | ACK));
+        world.request(&to_busy(ACK));
+    }
+    assert_eq!(established(&world), 600);
+    for n in 600..800 {
+        world.receive(OUTSIDE, &tcp(false, SYN).from(stranger(n)));
+    }
+    assert!(world.drops(Reason::HalfOpenLimit) > 64);
     assert_eq!(world.drops(Reason::NoLocalPort), 0);
 }
 
