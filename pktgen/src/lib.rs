@@ -1,0 +1,5 @@
+//! xvip's packet generator and checker.
+
+pub mod flow;
+pub mod report;
+pub mod stamp;
