@@ -60,7 +60,7 @@ pub struct Counters {
     drops: [Counter; Reason::COUNT],
     events: [Counter; Event::COUNT],
     devices: [DeviceCounters; limits::INTERFACES],
-    reals: Box<[RealCounters]>,
+    reals: Box<[RealCounters; limits::REALS]>,
     /// Turns of the poll loop.
     pub polls: Counter,
     /// Turns that found frames.
@@ -73,7 +73,10 @@ impl Default for Counters {
             drops: std::array::from_fn(|_| Counter::default()),
             events: std::array::from_fn(|_| Counter::default()),
             devices: std::array::from_fn(|_| DeviceCounters::default()),
-            reals: (0..limits::REALS).map(|_| RealCounters::default()).collect(),
+            // Made on the heap: too large for a stack.
+            reals: Vec::from_iter((0..limits::REALS).map(|_| RealCounters::default()))
+                .try_into()
+                .unwrap_or_else(|_| unreachable!("as many as there are")),
             polls: Counter::default(),
             busy_polls: Counter::default(),
         }

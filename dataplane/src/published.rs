@@ -1,5 +1,6 @@
 //! What the steward publishes and the workers forward by: services, next hops, devices.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{
@@ -7,9 +8,12 @@ use std::sync::atomic::{
     Ordering::{Acquire, Release},
 };
 
+use dataplane_api::service::Forwarding;
+
 use crate::address::{Address, DeviceId, Mac, RealId};
+use crate::conn::State;
 use crate::routes::RouteTable;
-use crate::service::ServiceTable;
+use crate::service::{RealRecord, ServiceTable};
 
 /// An interface as the packet path needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,9 +82,9 @@ impl Default for Hop {
     }
 }
 
-/// Everything a burst is forwarded by. Immutable; replaced whole.
+/// What the steward knows, and the packet path has to.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub struct Facts {
     /// The services.
     pub services: Arc<ServiceTable>,
     /// Next hop of each real, by its number.
@@ -91,7 +95,7 @@ pub struct Published {
     pub replies: Option<Arc<RouteTable>>,
 }
 
-impl Published {
+impl Facts {
     /// Next hop of a real.
     #[inline(always)]
     #[must_use]
@@ -104,6 +108,84 @@ impl Published {
     #[must_use]
     pub fn device(&self, device: DeviceId) -> Option<&DeviceInfo> {
         self.devices.get(device.index())
+    }
+}
+
+/// All that most packets to or from a real need of service, real, next hop and interface: gathered
+/// from four tables into one cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+pub struct Way {
+    /// The real's address.
+    pub address: Address,
+    /// How packets get there.
+    pub forwarding: Forwarding,
+    /// The interface to send on.
+    pub device: DeviceId,
+    /// Largest IP packet, in bytes; 0 if none can be sent now, whatever the reason.
+    pub mtu: u16,
+    /// MAC addresses of the next hop and of ours, as a frame begins.
+    pub link: [u8; 12],
+    /// [`Service::slack`](crate::service::Service::slack) of an established connection of TCP.
+    pub tcp_slack: u32,
+    /// The same of UDP.
+    pub udp_slack: u32,
+}
+
+impl Way {
+    fn of(id: RealId, real: &RealRecord, facts: &Facts) -> Option<Self> {
+        let service = facts.services.service(real.service)?;
+        let hop = facts.hop(id).copied().unwrap_or_default();
+        let device = facts.device(hop.device).filter(|d| d.usable).copied().unwrap_or_default();
+        let mtu = if hop.state == HopState::Resolved { hop.mtu.min(device.mtu) } else { 0 };
+        let mut link = [0; 12];
+        link[..6].copy_from_slice(&hop.mac.0);
+        link[6..].copy_from_slice(&device.mac.0);
+        Some(Self {
+            address: real.address,
+            forwarding: real.forwarding,
+            device: hop.device,
+            mtu,
+            link,
+            tcp_slack: service.slack(State::Established),
+            udp_slack: service.slack(State::Udp),
+        })
+    }
+}
+
+/// Everything a burst is forwarded by. Immutable; replaced whole.
+#[derive(Clone, Debug)]
+pub struct Published {
+    facts: Facts,
+    ways: Arc<[Option<Way>]>,
+}
+
+impl Published {
+    /// Gathers what the packet path needs together.
+    #[must_use]
+    pub fn new(facts: Facts) -> Self {
+        let mut ways = Vec::new();
+        for (id, real) in facts.services.reals() {
+            ways.resize(ways.len().max(id.index() + 1), None);
+            ways[id.index()] = Way::of(id, real, &facts);
+        }
+        Self { facts, ways: ways.into() }
+    }
+
+    /// What most packets of a real need.
+    #[inline(always)]
+    #[must_use]
+    pub fn way(&self, real: RealId) -> Option<&Way> {
+        self.ways.get(real.index())?.as_ref()
+    }
+}
+
+impl Deref for Published {
+    type Target = Facts;
+
+    #[inline(always)]
+    fn deref(&self) -> &Facts {
+        &self.facts
     }
 }
 

@@ -73,6 +73,17 @@ impl Service {
     pub fn timeout(&self, state: State) -> u32 {
         self.timeouts[state as usize % STATES]
     }
+
+    /// Ticks by which the time of a connection in `state` may lag behind: a 64th of its timeout, and
+    /// of that of its client's template. Writing it for each packet would be a locked instruction and
+    /// a dirty cache line, which with millions of connections every packet would pay for.
+    #[inline]
+    #[must_use]
+    pub fn slack(&self, state: State) -> u32 {
+        let template =
+            if self.persistence.is_some() { self.timeout(State::Template) } else { u32::MAX };
+        self.timeout(state).min(template) / 64
+    }
 }
 
 /// A real as the packet path needs it.

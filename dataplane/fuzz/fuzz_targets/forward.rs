@@ -19,7 +19,7 @@ use dataplane::fragment::Fragments;
 use dataplane::frame::{Frame, Outbox, Verdict};
 use dataplane::ids::{Ids, Used};
 use dataplane::limits::{FRAME_SIZE, HEADROOM};
-use dataplane::published::{DeviceInfo, Hop, HopState, Published};
+use dataplane::published::{DeviceInfo, Facts, Hop, HopState, Published};
 use dataplane::routes::Asks;
 use dataplane::sched::load::Loads;
 use dataplane::service::ServiceTable;
@@ -107,12 +107,12 @@ fn published() -> Published {
         v4: ip("192.0.2.254").into(),
         v6: Address::UNSPECIFIED,
     };
-    Published {
+    Published::new(Facts {
         services: Arc::new(ServiceTable::compile(&snapshot, &ids, None).expect("compiles")),
         hops: hops.collect(),
         devices: Arc::new([device(0), device(1)]),
         replies: None,
-    }
+    })
 }
 
 /// What is sent besides the frames; refuses every fourth.

@@ -153,7 +153,7 @@ impl Hot {
     }
 
     #[inline(always)]
-    pub(super) fn byte(self) -> u8 {
+    pub(super) const fn byte(self) -> u8 {
         (self.0 >> 56) as u8
     }
 
@@ -193,6 +193,7 @@ impl Hot {
     }
 
     /// Whether only the time differs.
+    #[inline(always)]
     pub(super) fn same_but_seen(self, other: Self) -> bool {
         self.0 >> 32 == other.0 >> 32
     }
@@ -328,8 +329,7 @@ fn decode(hot: Hot, state: State, words: &[u64; 7]) -> Conn {
         real_port: (place >> 16) as u16,
         local: (local_port != 0).then_some((key as u8, local_port)),
     };
-    let [a, b, c, d, e, f, device, _] = hop.to_be_bytes();
-    let last_hop = LastHop { mac: Mac([a, b, c, d, e, f]), device: DeviceId(device) };
+    let last_hop = decode_hop(hop);
     let created = Tick((times >> 32) as u32);
     Conn { identity, last_hop, state, synack: hot.synack(), seen: hot.seen(), created }
 }
@@ -337,6 +337,12 @@ fn decode(hot: Hot, state: State, words: &[u64; 7]) -> Conn {
 fn encode_hop(hop: LastHop, generation: u16) -> u64 {
     let [a, b, c, d, e, f] = hop.mac.0;
     u64::from_be_bytes([a, b, c, d, e, f, hop.device.0, generation as u8])
+}
+
+#[inline(always)]
+pub(super) fn decode_hop(word: u64) -> LastHop {
+    let [a, b, c, d, e, f, device, _] = word.to_be_bytes();
+    LastHop { mac: Mac([a, b, c, d, e, f]), device: DeviceId(device) }
 }
 
 #[inline(always)]

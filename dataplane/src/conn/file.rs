@@ -179,7 +179,7 @@ impl Table {
         let mut adopted = Adopted::default();
         for (index, line) in (0..).zip(self.entries.iter()) {
             if let Some((_, conn)) = self.line(index + AHEAD).and_then(entry::read) {
-                self.prefetch(self.hash_of(&conn.identity));
+                self.finder().prefetch(self.hash_of(&conn.identity));
             }
             let hot = entry::hot(line);
             if hot.byte() == FREE {

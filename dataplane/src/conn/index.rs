@@ -21,10 +21,14 @@ const PREFERRED: usize = SLOTS * 3 / 4;
 
 /// Hash of the client's side of a connection, which requests and replies both carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hash {
-    pub(super) first: u32,
-    pub(super) second: u32,
-    pub(super) tag: u16,
+pub struct Hash(u64);
+
+impl Hash {
+    /// Bits that say nothing about the bucket. One is always set: 0 is an empty slot.
+    #[inline(always)]
+    pub(super) fn tag(self) -> u16 {
+        (self.0.wrapping_mul(SPREAD[1]) >> 48) as u16 | 0x8000
+    }
 }
 
 /// What [`super::Table::prefetch_entry`] learnt, for [`super::Table::find`].
@@ -53,6 +57,66 @@ pub(super) struct Index {
     seeds: Seeds,
 }
 
+/// The index as lookups see it: small, so that a worker keeps it in registers through a burst.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Buckets<'a> {
+    lines: &'a [Line],
+    seeds: Seeds,
+}
+
+impl<'a> Buckets<'a> {
+    #[inline(always)]
+    pub(super) fn hash(self, client: Address, port: u16, protocol: u8) -> Hash {
+        let (high, low) = client.halves();
+        let [a, b] = self.seeds;
+        let flow = u64::from(port) << 8 | u64::from(protocol);
+        let h = fold(high ^ a, low ^ b);
+        Hash(fold(h ^ a.rotate_left(32), flow.wrapping_mul(SPREAD[0]) ^ b.rotate_left(32)))
+    }
+
+    /// The bucket that is taken while it has room.
+    #[inline(always)]
+    pub(super) fn first(self, hash: Hash) -> u32 {
+        // Less than 2^32 times less than 2^32.
+        ((hash.0 >> 32).wrapping_mul(self.lines.len() as u64) >> 32) as u32
+    }
+
+    /// The other one: always another.
+    #[inline(always)]
+    pub(super) fn second(self, hash: Hash) -> u32 {
+        let (count, first) = (self.lines.len() as u64, self.first(hash));
+        let second = ((hash.0 & 0xffff_ffff).wrapping_mul(count) >> 32) as u32;
+        let next = if u64::from(first) + 1 == count { 0 } else { first + 1 };
+        if second == first { next } else { second }
+    }
+
+    #[inline(always)]
+    pub(super) fn line(self, number: u32) -> &'a Line {
+        &self.lines[number as usize]
+    }
+
+    #[inline(always)]
+    pub(super) fn prefetch(self, hash: Hash) {
+        prefetch(self.line(self.first(hash)));
+    }
+
+    /// An entry in the first bucket that has the tag; else asks for the second bucket.
+    #[inline(always)]
+    pub(super) fn probe(self, hash: Hash) -> Probe {
+        let entry = first_with(self.line(self.first(hash)), hash.tag());
+        if entry == 0 {
+            prefetch(self.line(self.second(hash)));
+        }
+        Probe { entry }
+    }
+
+    /// The first entry in the second bucket that has the tag.
+    #[inline(always)]
+    pub(super) fn probe_second(self, hash: Hash) -> Probe {
+        Probe { entry: first_with(self.line(self.second(hash)), hash.tag()) }
+    }
+}
+
 impl Index {
     /// Room for `capacity` entries with half the slots empty.
     pub(super) fn new(capacity: u32, seeds: Seeds) -> Result<Self, Unavailable> {
@@ -65,54 +129,16 @@ impl Index {
     }
 
     #[inline(always)]
-    pub(super) fn hash(&self, client: Address, port: u16, protocol: u8) -> Hash {
-        let (high, low) = client.halves();
-        let [a, b] = self.seeds;
-        let flow = u64::from(port) << 8 | u64::from(protocol);
-        let h = fold(high ^ a, low ^ b);
-        let h = fold(h ^ a.rotate_left(32), flow.wrapping_mul(SPREAD[0]) ^ b.rotate_left(32));
-        let count = self.buckets.len() as u64;
-        let first = ((h >> 32).wrapping_mul(count) >> 32) as u32;
-        let second = ((h & 0xffff_ffff).wrapping_mul(count) >> 32) as u32;
-        // Two different buckets, always.
-        let next = if u64::from(first) + 1 == count { 0 } else { first + 1 };
-        let second = if second == first { next } else { second };
-        // Bits that say nothing about the bucket; 0 would look like an empty slot.
-        let tag = ((h.wrapping_mul(SPREAD[1]) >> 48) as u16).max(1);
-        Hash { first, second, tag }
-    }
-
-    #[inline(always)]
-    pub(super) fn bucket(&self, number: u32) -> &Line {
-        &self.buckets[number as usize]
-    }
-
-    #[inline(always)]
-    pub(super) fn prefetch(&self, hash: Hash) {
-        prefetch(self.bucket(hash.first));
-    }
-
-    /// An entry in the first bucket that has the tag; else asks for the second bucket.
-    #[inline(always)]
-    pub(super) fn probe(&self, hash: Hash) -> Probe {
-        let entry = first_with(self.bucket(hash.first), hash.tag);
-        if entry == 0 {
-            prefetch(self.bucket(hash.second));
-        }
-        Probe { entry }
-    }
-
-    /// The first entry in the second bucket that has the tag.
-    #[inline(always)]
-    pub(super) fn probe_second(&self, hash: Hash) -> Probe {
-        Probe { entry: first_with(self.bucket(hash.second), hash.tag) }
+    pub(super) fn buckets(&self) -> Buckets<'_> {
+        Buckets { lines: &self.buckets, seeds: self.seeds }
     }
 
     /// Every slot of both buckets: its position and content.
     pub(super) fn slots(&self, hash: Hash) -> impl Iterator<Item = (usize, &AtomicU64)> {
-        [hash.first, hash.second].into_iter().flat_map(move |bucket| {
+        let buckets = self.buckets();
+        [buckets.first(hash), buckets.second(hash)].into_iter().flat_map(move |bucket| {
             let first = bucket as usize * SLOTS;
-            (first..).zip(&self.bucket(bucket).0[..SLOTS])
+            (first..).zip(&buckets.line(bucket).0[..SLOTS])
         })
     }
 
@@ -120,24 +146,26 @@ impl Index {
     pub(super) fn candidates(&self, hash: Hash) -> impl Iterator<Item = u32> {
         self.slots(hash).filter_map(move |(_, slot)| {
             let word = slot.load(Ordering::Acquire);
-            (tag(word) == hash.tag).then(|| (word as u32).wrapping_sub(1))
+            (tag(word) == hash.tag()).then(|| (word as u32).wrapping_sub(1))
         })
     }
 
     /// Puts an entry into an empty slot and says where; `None` if both buckets are full.
     pub(super) fn place(&self, hash: Hash, entry: u32) -> Option<usize> {
         let word = slot_word(hash, entry);
+        let buckets = self.buckets();
+        let [one, two] = [buckets.first(hash), buckets.second(hash)];
         let used = |bucket: u32| {
-            let slots = &self.bucket(bucket).0[..SLOTS];
+            let slots = &buckets.line(bucket).0[..SLOTS];
             slots.iter().filter(|slot| slot.load(Ordering::Relaxed) != 0).count()
         };
         loop {
-            let (first, second) = (used(hash.first), used(hash.second));
-            let to = if first < PREFERRED || first <= second { hash.first } else { hash.second };
+            let (first, second) = (used(one), used(two));
+            let to = if first < PREFERRED || first <= second { one } else { two };
             if first.min(second) == SLOTS {
                 return None;
             }
-            for (at, slot) in self.bucket(to).0[..SLOTS].iter().enumerate() {
+            for (at, slot) in buckets.line(to).0[..SLOTS].iter().enumerate() {
                 let (ok, fail) = (Ordering::AcqRel, Ordering::Relaxed);
                 if slot.load(Ordering::Relaxed) == 0
                     && slot.compare_exchange(0, word, ok, fail).is_ok()
@@ -176,7 +204,7 @@ fn first_with(bucket: &Line, tag: u16) -> u32 {
 }
 
 pub(super) fn slot_word(hash: Hash, entry: u32) -> u64 {
-    (u64::from(hash.tag) << 48) | (u64::from(entry) + 1)
+    (u64::from(hash.tag()) << 48) | (u64::from(entry) + 1)
 }
 
 #[inline(always)]

@@ -238,7 +238,7 @@ impl Table {
     fn rival(&self, attempt: &Attempt<'_>, slot: &super::sync::AtomicU64) -> Option<Rival> {
         loop {
             let word = slot.load(Ordering::Acquire);
-            if tag(word) != attempt.hash.tag || word == slot_word(attempt.hash, attempt.index) {
+            if tag(word) != attempt.hash.tag() || word == slot_word(attempt.hash, attempt.index) {
                 return None;
             }
             let index = (word as u32).wrapping_sub(1);
@@ -303,7 +303,7 @@ impl Table {
             if used <= 2 * u64::from(limits::EVICTION_PROBES) {
                 return self.oldest(0..used as u32);
             }
-            let start = u64::from(hash.second) * used;
+            let start = u64::from(self.index.buckets().second(hash)) * used;
             let step = used * 0x9e37_79b9;
             let at = |i: u32| ((start.wrapping_add(u64::from(i) * step) >> 32) % used) as u32;
             self.oldest((0..limits::EVICTION_PROBES).map(at))

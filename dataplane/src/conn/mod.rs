@@ -8,12 +8,14 @@
 //! No call blocks, allocates or enters the kernel, but for creation, adoption and
 //! [`Table::page`] (which fills a vector). Memory: 64 bytes an entry, 16 of index, 4 of free list.
 //!
-//! `entry.rs` is one entry, `index.rs` finds it, `insert.rs` is the one hard protocol.
+//! `entry.rs` is one entry, `glimpse.rs` the same undecoded, `index.rs` finds it, `insert.rs` is the one hard protocol.
 
 mod entry;
 #[cfg(not(loom))]
 mod file;
+mod finder;
 mod free;
+mod glimpse;
 mod index;
 mod insert;
 mod memory;
@@ -32,6 +34,8 @@ mod tests;
 pub use entry::{Conn, Found, Handle, Identity, LastHop};
 #[cfg(not(loom))]
 pub use file::{AdoptError, Adopted, CreateError, FileError};
+pub use finder::Finder;
+pub use glimpse::{Asked, Glimpse, Key};
 pub use index::{Hash, Probe};
 pub use insert::{Ended, Outcome, Reservation};
 pub use memory::Unavailable;

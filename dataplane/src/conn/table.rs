@@ -1,6 +1,7 @@
 //! Finding, updating and ending connections.
 
 use super::entry::{self, Conn, FREE, Found, Handle, Hot, Identity, LastHop};
+use super::finder::Finder;
 use super::free::Free;
 use super::index::{Hash, Index, Probe, Seeds};
 #[cfg(not(loom))]
@@ -11,7 +12,6 @@ use super::tcp::State;
 use crate::address::Address;
 use crate::clock::Tick;
 use crate::limits;
-use crate::prefetch::prefetch;
 
 /// All connections. Shared by reference between threads; see the module for what it promises.
 #[derive(Debug)]
@@ -122,44 +122,14 @@ impl Table {
     #[inline(always)]
     #[must_use]
     pub fn hash(&self, client: Address, port: u16, protocol: u8) -> Hash {
-        self.index.hash(client, port, protocol)
+        self.index.buckets().hash(client, port, protocol)
     }
 
-    /// First stage of a lookup: asks for the bucket.
-    #[inline(always)]
-    pub fn prefetch(&self, hash: Hash) {
-        self.index.prefetch(hash);
-    }
-
-    /// Second stage: reads the bucket and asks for the entry, or else for the second bucket.
+    /// What lookups need of the table.
     #[inline(always)]
     #[must_use]
-    pub fn prefetch_entry(&self, hash: Hash) -> Probe {
-        let probe = self.index.probe(hash);
-        if let Some(line) = self.line(probe.entry.wrapping_sub(1)) {
-            prefetch(line);
-        }
-        probe
-    }
-
-    /// Between the second stage and the third, for the few probes that [`Probe::is_elsewhere`]: reads
-    /// the second bucket, which has arrived meanwhile, and asks for the entry.
-    #[inline]
-    #[must_use]
-    pub fn prefetch_elsewhere(&self, hash: Hash) -> Probe {
-        let probe = self.index.probe_second(hash);
-        if let Some(line) = self.line(probe.entry.wrapping_sub(1)) {
-            prefetch(line);
-        }
-        probe
-    }
-
-    /// The full-NAT counterpart of [`Self::prefetch_entry`].
-    #[inline(always)]
-    pub fn prefetch_index(&self, index: u32) {
-        if let Some(line) = self.line(index) {
-            prefetch(line);
-        }
+    pub fn finder(&self) -> Finder<'_> {
+        Finder { entries: &self.entries, buckets: self.index.buckets() }
     }
 
     /// Third stage: the connection of this hash that `matches` accepts. Expired ones too: compare

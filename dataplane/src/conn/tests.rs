@@ -64,8 +64,8 @@ pub(super) fn opened(table: &Table, conn: &Conn) -> Handle {
 
 pub(super) fn find(table: &Table, conn: &Conn) -> Option<Found> {
     let hash = table.hash_of(&conn.identity);
-    table.prefetch(hash);
-    let probe = table.prefetch_entry(hash);
+    table.finder().prefetch(hash);
+    let probe = table.finder().prefetch_entry(hash);
     table.find(hash, probe, |other| *other == conn.identity)
 }
 
@@ -123,7 +123,7 @@ fn a_full_table_finds_everything_mostly_in_the_first_bucket_and_takes_84_bytes_e
     for conn in &conns {
         opened(&table, conn);
     }
-    let first = |c: &&Conn| table.prefetch_entry(table.hash_of(&c.identity)).entry != 0;
+    let first = |c: &&Conn| table.finder().prefetch_entry(table.hash_of(&c.identity)).entry != 0;
     let direct = conns.iter().filter(first).count();
     assert!(direct * 100 > conns.len() * 90, "{direct} in the first bucket");
     assert!(conns.iter().all(|conn| find(&table, conn).is_some()));
@@ -334,7 +334,7 @@ fn tuples_that_collide_under_a_known_seed_do_not_collide_under_a_secret_one() {
     let (mut crafted, mut port) = (Vec::new(), 0_u32);
     while crafted.len() < 1000 {
         let (client, low) = (Address::v4(0x0a00_0000 | port >> 16), port as u16);
-        if known.hash(client, low, 6).first == 17 {
+        if known.buckets().first(known.buckets().hash(client, low, 6)) == 17 {
             crafted.push((client, low));
         }
         port += 1;
@@ -342,7 +342,7 @@ fn tuples_that_collide_under_a_known_seed_do_not_collide_under_a_secret_one() {
     let table = Table::new_private(4096, 0);
     let mut buckets = HashMap::new();
     for (client, port) in crafted {
-        *buckets.entry(table.hash(client, port, 6).first).or_insert(0) += 1;
+        *buckets.entry(table.index.buckets().first(table.hash(client, port, 6))).or_insert(0) += 1;
         let mut conn = established(0, port);
         conn.identity.client = client;
         opened(&table, &conn);
@@ -367,10 +367,12 @@ fn clients_in_a_row_spread_evenly_over_buckets_and_tags() {
         for i in 0..1 << 16 {
             let (client, port) = flow(i);
             let hash = table.hash(client, port, 6);
-            assert_ne!(hash.first, hash.second);
-            cells[0][hash.first as usize] += 1;
-            cells[1][hash.second as usize] += 1;
-            cells[2][usize::from(hash.tag) % CELLS] += 1;
+            let buckets = table.index.buckets();
+            let (first, second) = (buckets.first(hash), buckets.second(hash));
+            assert_ne!(first, second);
+            cells[0][first as usize] += 1;
+            cells[1][second as usize] += 1;
+            cells[2][usize::from(hash.tag()) % CELLS] += 1;
         }
         for (what, cells) in ["first", "second", "tag"].iter().zip(cells) {
             let expected = f64::from(1 << 16) / CELLS as f64;
@@ -400,13 +402,16 @@ fn structured_clients_fill_the_buckets_as_random_ones_would() {
             let index = Index::new(CAPACITY, [seed.next(), seed.next()]).unwrap();
             for i in 0..CAPACITY {
                 let (client, port) = flow(i);
-                let hash = index.hash(client, port, 17);
+                let hash = index.buckets().hash(client, port, 17);
                 match index.place(hash, i) {
-                    Some(at) => second += u32::from(at / 8 == hash.second as usize),
+                    Some(at) => {
+                        second += u32::from(at / 8 == index.buckets().second(hash) as usize)
+                    }
                     None => refused += 1,
                 }
             }
-            let used = |b: u32| index.bucket(b).0.iter().all(|slot| slot.load(Relaxed) != 0);
+            let used =
+                |b: u32| index.buckets().line(b).0.iter().all(|slot| slot.load(Relaxed) != 0);
             full += (0..CAPACITY / 4).filter(|&b| used(b)).count();
         }
         let second = f64::from(second) * 100.0 / f64::from(40 * CAPACITY);

@@ -6,6 +6,7 @@
 
 mod client;
 mod deliver;
+mod express;
 mod observe;
 mod open;
 mod related;
@@ -17,12 +18,12 @@ use dataplane_api::counter::{Event, Reason};
 use crate::address::{Mac, VipId};
 use crate::clock::Instant;
 use crate::conn::tcp::Direction;
-use crate::conn::{self, Ended, Found, Identity, LastHop, Ports, Probe, State, Table};
+use crate::conn::{self, Ended, Found, Identity, LastHop, Ports, State, Table};
 use crate::counters::Counters;
 use crate::fragment::Fragments;
 use crate::frame::{Frame, Outbox, Verdict};
 use crate::limits::{self, BURST};
-use crate::published::{DeviceInfo, Published};
+use crate::published::Published;
 use crate::routes::Asks;
 use crate::sched::load::Loads;
 use crate::service::{Class, RealRecord};
@@ -30,6 +31,7 @@ use crate::wire::packet::{self, Fragment, Kind, Packet};
 
 use deliver::deliver;
 pub use deliver::{Delivery, Paths};
+use express::{Lane, Slot};
 use observe::observe;
 
 /// What all workers share.
@@ -136,30 +138,6 @@ impl Tables<'_> {
     }
 }
 
-/// A packet between the stages.
-#[derive(Clone, Copy)]
-struct Slot {
-    packet: Packet,
-    path: Path,
-    hash: conn::Hash,
-    probe: Probe,
-}
-
-/// Which way a packet goes through the stages.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Path {
-    /// Verdict is known.
-    Done,
-    /// From a client to a VIP.
-    Request(VipId),
-    /// From a real, to a client.
-    Reply,
-    /// From a real, to a local address of full NAT.
-    LocalReply(u8),
-    /// Anything but TCP and UDP with ports.
-    Related,
-}
-
 /// The stages' working memory.
 pub struct Pipeline {
     slots: Box<[Slot; BURST]>,
@@ -167,13 +145,7 @@ pub struct Pipeline {
 
 impl Default for Pipeline {
     fn default() -> Self {
-        let empty = Slot {
-            packet: Packet::EMPTY,
-            path: Path::Done,
-            hash: conn::Hash::default(),
-            probe: Probe::default(),
-        };
-        Self { slots: Box::new([empty; BURST]) }
+        Self { slots: Box::new([Slot::default(); BURST]) }
     }
 }
 
@@ -190,102 +162,68 @@ impl Pipeline {
         tables: &mut Tables<'_>,
     ) {
         let count = frames.len().min(verdicts.len()).min(BURST);
-        let slots = &mut self.slots[..count];
-        for ((frame, verdict), slot) in frames.iter().zip(verdicts.iter_mut()).zip(&mut *slots) {
-            read(frame, verdict, slot, tables);
-        }
-        probe(slots, tables.shared);
-        for ((frame, verdict), slot) in frames.iter_mut().zip(&mut *verdicts).zip(&*slots) {
-            *verdict = match slot.path {
-                Path::Done => *verdict,
-                Path::Request(vip) => request(frame, slot, vip, outbox, tables),
-                Path::Reply => reply(frame, slot, outbox, tables),
-                Path::LocalReply(local) => local_reply(frame, slot, local, outbox, tables),
-                Path::Related => related::related(frame, &slot.packet, outbox, tables),
-            };
-            if let Verdict::Drop(reason) = *verdict {
-                tables.counters.drop(reason);
+        let (frames, verdicts) = (&mut frames[..count], &mut verdicts[..count]);
+        let Some(lane) = frames.first().and_then(|frame| Lane::new(frame, tables)) else {
+            for (frame, verdict) in frames.iter_mut().zip(verdicts) {
+                *verdict = long_way(frame, outbox, tables);
             }
+            return;
+        };
+        let slots = &mut self.slots[..count];
+        for (frame, slot) in frames.iter().zip(&mut *slots) {
+            lane.look(frame, slot);
+        }
+        lane.probe(slots);
+        for ((frame, verdict), slot) in frames.iter_mut().zip(verdicts).zip(&*slots) {
+            *verdict = match lane.forward(frame, slot, tables) {
+                Some(device) => Verdict::Transmit(device),
+                None => long_way(frame, outbox, tables),
+            };
         }
     }
 }
 
-/// First stage: what is this packet, and where in the table is its connection?
-#[inline(always)]
-fn read(frame: &Frame<'_>, verdict: &mut Verdict, slot: &mut Slot, tables: &Tables<'_>) {
-    slot.path = Path::Done;
-    if let Err(reason) = packet::parse_into(frame.bytes(), &mut slot.packet) {
-        *verdict = Verdict::Drop(reason);
-        return;
+/// Any packet at all: reads it, finds or opens its connection, notes what it does to it, and sends
+/// it on; or counts why not.
+#[inline(never)]
+fn long_way(frame: &mut Frame<'_>, outbox: &mut dyn Outbox, tables: &mut Tables<'_>) -> Verdict {
+    let verdict = any(frame, outbox, tables).unwrap_or_else(Verdict::Drop);
+    if let Verdict::Drop(reason) = verdict {
+        tables.counters.drop(reason);
     }
-    let packet = &slot.packet;
-    let Some(DeviceInfo { mac, .. }) = tables.published.device(frame.device()) else {
-        *verdict = Verdict::Drop(Reason::DeviceDown);
-        return;
-    };
-    if frame.bytes().first_chunk() != Some(&mac.0) && packet.kind != Kind::NeighborRequest {
-        *verdict = Verdict::Drop(Reason::NotOurMac);
-        return;
+    verdict
+}
+
+fn any(
+    frame: &mut Frame<'_>,
+    outbox: &mut dyn Outbox,
+    tables: &mut Tables<'_>,
+) -> Result<Verdict, Reason> {
+    let packet = packet::parse(frame.bytes())?;
+    let device = tables.published.device(frame.device()).ok_or(Reason::DeviceDown)?;
+    if frame.bytes().first_chunk() != Some(&device.mac.0) && packet.kind != Kind::NeighborRequest {
+        return Err(Reason::NotOurMac);
     }
     if !matches!(packet.kind, Kind::Tcp | Kind::Udp) {
-        slot.path = Path::Related;
-        return;
+        return Ok(related::related(frame, &packet, outbox, tables));
     }
-    let conns = &tables.shared.conns;
-    match tables.published.services.classify(packet.destination) {
-        Class::Vip(vip) => {
-            slot.hash = conns.hash(packet.source, packet.source_port, packet.protocol);
-            slot.path = Path::Request(vip);
-            conns.prefetch(slot.hash);
-        }
-        Class::Other => {
-            slot.hash = conns.hash(packet.destination, packet.destination_port, packet.protocol);
-            slot.path = Path::Reply;
-            conns.prefetch(slot.hash);
-        }
-        Class::Local(local) => {
-            slot.path = Path::LocalReply(local);
-            tables.shared.ports.prefetch(packet.protocol, local, packet.destination_port);
-        }
-    }
+    Ok(match tables.published.services.classify(packet.destination) {
+        Class::Vip(vip) => request(frame, &packet, vip, outbox, tables),
+        Class::Other => reply(frame, &packet, outbox, tables),
+        Class::Local(local) => local_reply(frame, &packet, local, outbox, tables),
+    })
 }
 
-/// Second stage: asks for the entries. A connection in its second bucket costs one more wait, so all
-/// of those are waited for together.
-#[inline(always)]
-fn probe(slots: &mut [Slot], shared: &Shared) {
-    let conns = &shared.conns;
-    let mut elsewhere = 0_u64;
-    for (i, slot) in slots.iter_mut().enumerate() {
-        if matches!(slot.path, Path::Request(_) | Path::Reply) {
-            slot.probe = conns.prefetch_entry(slot.hash);
-            elsewhere |= u64::from(slot.probe.is_elsewhere()) << (i % BURST);
-        } else if let Path::LocalReply(local) = slot.path
-            && let Packet { protocol, destination_port, .. } = slot.packet
-            && let Some(entry) = shared.ports.lookup(protocol, local, destination_port)
-        {
-            conns.prefetch_index(entry);
-        }
-    }
-    while elsewhere != 0 {
-        if let Some(slot) = slots.get_mut(elsewhere.trailing_zeros() as usize) {
-            slot.probe = conns.prefetch_elsewhere(slot.hash);
-        }
-        elsewhere &= elsewhere - 1;
-    }
-}
-
-/// Last stage of a packet from a client.
-#[inline(always)]
+/// A packet from a client.
 fn request(
     frame: &mut Frame<'_>,
-    slot: &Slot,
+    packet: &Packet,
     vip: VipId,
     outbox: &mut dyn Outbox,
     tables: &mut Tables<'_>,
 ) -> Verdict {
-    let packet = &slot.packet;
-    let found = tables.shared.conns.find(slot.hash, slot.probe, |identity| {
+    let hash = tables.shared.conns.hash(packet.source, packet.source_port, packet.protocol);
+    let found = tables.shared.conns.find_now(hash, |identity| {
         identity.client == packet.source
             && identity.client_port == packet.source_port
             && identity.vip == vip
@@ -305,7 +243,7 @@ fn request(
         None => {
             let hop = LastHop { mac: source_mac(frame), device: frame.device() };
             open::note_checksum(frame, packet, tables);
-            match open::open(packet, vip, slot.hash, hop, tables) {
+            match open::open(packet, vip, hash, hop, tables) {
                 Ok(identity) => identity,
                 Err(reason) => return Verdict::Drop(reason),
             }
@@ -315,17 +253,17 @@ fn request(
     finish(frame, packet, &delivery, outbox, tables)
 }
 
-/// Last stage of a packet from a real of `nat`.
-#[inline(always)]
+/// A packet from a real of `nat`.
 fn reply(
     frame: &mut Frame<'_>,
-    slot: &Slot,
+    packet: &Packet,
     outbox: &mut dyn Outbox,
     tables: &mut Tables<'_>,
 ) -> Verdict {
-    let packet = &slot.packet;
     let services = &tables.published.services;
-    let found = tables.shared.conns.find(slot.hash, slot.probe, |identity| {
+    let conns = &tables.shared.conns;
+    let hash = conns.hash(packet.destination, packet.destination_port, packet.protocol);
+    let found = conns.find_now(hash, |identity| {
         identity.client == packet.destination
             && identity.client_port == packet.destination_port
             && identity.real_port == packet.source_port
@@ -336,15 +274,14 @@ fn reply(
     answer(frame, packet, found, outbox, tables)
 }
 
-/// Last stage of a packet from a real of `fullnat`.
+/// A packet from a real of `fullnat`.
 fn local_reply(
     frame: &mut Frame<'_>,
-    slot: &Slot,
+    packet: &Packet,
     local: u8,
     outbox: &mut dyn Outbox,
     tables: &mut Tables<'_>,
 ) -> Verdict {
-    let packet = &slot.packet;
     let found = find_local(
         packet,
         local,

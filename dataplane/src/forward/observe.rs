@@ -77,20 +77,11 @@ fn note(found: &Found, packet: &Packet, direction: Direction, tables: &Tables<'_
         (tcp::next_udp(conn.state), false)
     };
     let same = state == conn.state && synack == conn.synack;
-    if same && (idle == 0 || idle <= slack(service, timeout)) {
+    if same && (idle == 0 || idle <= service.map_or(0, |s| s.slack(conn.state))) {
         return Noted::Kept;
     }
     // A copy: only what is lent to a function that is not inlined must lie in memory.
     if touch(*found, state, synack, service, tables) { Noted::Kept } else { Noted::Overtaken }
-}
-
-/// Ticks by which the time of a connection may lag behind: a 64th of its timeout, and of that of its
-/// client's template. Writing it for each packet would be a locked instruction and a dirty cache
-/// line, which with millions of connections every packet would pay for.
-#[inline(always)]
-fn slack(service: Option<&Service>, timeout: u32) -> u32 {
-    let template = service.filter(|s| s.persistence.is_some()).map(|s| s.timeout(State::Template));
-    timeout.min(template.unwrap_or(u32::MAX)) / 64
 }
 
 /// Writes what a packet changed; false if another worker has changed the connection meanwhile.

@@ -202,12 +202,12 @@ pub fn translate(
     let end = usize::from(packet.end).min(quoted.offset + usize::from(quoted.packet.end));
     let Some(quote) = bytes.get_mut(quoted.offset..end) else { return };
     // The quote starts at an even offset of the ICMP message, so its sum is a word of that sum.
-    let before = checksum::sum(quote);
+    let before = checksum::sum(quote).to_be();
     nat::translate(quote, &quoted.packet, inner, false);
-    let after = checksum::sum(quote);
+    let after = checksum::sum(quote).to_be();
     let update = if packet.is_v4() { Update::new() } else { addresses };
     if let Some(place) = chunk::<2>(bytes, packet.transport + 2) {
-        set_word(place, 0, update.word(before, after).apply(word(place, 0)));
+        *place = update.word(before, after).apply(u16::from_ne_bytes(*place)).to_ne_bytes();
     }
 }
 

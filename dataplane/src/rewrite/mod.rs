@@ -48,21 +48,38 @@ pub fn decrement_ttl(frame: &mut Frame<'_>, packet: &Packet) {
     let bytes = frame.bytes_mut();
     if packet.is_v4() {
         if let Some(header) = chunk::<IPV4>(bytes, packet.network) {
-            age_v4(header, Update::new());
+            age_v4(header, packet.ttl, Update::new());
         }
     } else if let Some(header) = chunk::<IPV6>(bytes, packet.network) {
         header[7] = header[7].saturating_sub(1);
     }
 }
 
-/// Decrements the TTL of an IPv4 header and applies this and the `other` changes to its checksum.
+/// Takes one off `ttl`, that of an IPv4 header, and applies this and the `other` changes to its
+/// checksum.
+/// Sums are of numbers as they lie in memory: in which order of bytes a sum is made does not matter
+/// (RFC 1071 section 2(B)), and nothing has to be swapped.
 #[inline(always)]
-fn age_v4(header: &mut [u8; IPV4], other: Update) {
-    let [old, checksum] = [word(header, 8), word(header, 10)];
-    let new = if old < 0x100 { old } else { old - 0x100 };
-    // One store: a load of bytes stored apart would have to wait for both.
-    let checksum = other.word(old, new).apply(checksum);
-    set_long(header, 8, u32::from(new) << 16 | u32::from(checksum));
+fn age_v4(header: &mut [u8; IPV4], ttl: u8, other: Update) {
+    let aged = ttl.saturating_sub(1);
+    // The other half of the word stays, and so is as good as zero.
+    let update = other.word(u16::from_ne_bytes([ttl, 0]), u16::from_ne_bytes([aged, 0]));
+    header[8] = aged;
+    store(header, 10, update.apply(u16::from_ne_bytes(load(header, 10))).to_ne_bytes());
+}
+
+/// The `S` bytes at a constant offset of a header.
+#[inline(always)]
+fn load<const S: usize, const N: usize>(header: &[u8; N], at: usize) -> [u8; S] {
+    let mut out = [0; S];
+    out.copy_from_slice(&header[at..at + S]);
+    out
+}
+
+/// Writes the `S` bytes at a constant offset of a header.
+#[inline(always)]
+fn store<const S: usize, const N: usize>(header: &mut [u8; N], at: usize, bytes: [u8; S]) {
+    header[at..at + S].copy_from_slice(&bytes);
 }
 
 /// The `N` bytes at `at`; `None` if they are not all there.

@@ -9,7 +9,7 @@ use crate::frame::Frame;
 use crate::wire::checksum::Update;
 use crate::wire::packet::{Kind, Packet};
 
-use super::{IPV4, IPV6, age_v4, chunk, set_long, set_word, word};
+use super::{IPV4, IPV6, age_v4, chunk, load, store};
 
 /// Address and port of one end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,22 +45,17 @@ pub fn apply(frame: &mut Frame<'_>, packet: &Packet, change: &Change, decrement_
 
 /// [`apply`] on bytes: those of a frame, or those that an ICMP error quotes.
 #[inline(always)]
-pub(super) fn translate(bytes: &mut [u8], packet: &Packet, change: &Change, decrement_ttl: bool) {
+pub(crate) fn translate(bytes: &mut [u8], packet: &Packet, change: &Change, decrement_ttl: bool) {
     let addresses = network(bytes, packet, change, decrement_ttl);
-    let source = change.source.map_or(packet.source_port, |end| end.port);
-    let destination = change.destination.map_or(packet.destination_port, |end| end.port);
-    let old = long(packet.source_port, packet.destination_port);
-    let ports = long(source, destination);
-    let update = addresses.long(old, ports);
     match packet.kind {
-        Kind::Tcp => tcp(bytes, packet.transport, ports, update),
-        Kind::Udp => udp(bytes, packet.transport, ports, update),
+        Kind::Tcp => tcp(bytes, packet.transport, change, addresses),
+        Kind::Udp => udp(bytes, packet.transport, change, addresses),
         Kind::LaterFragment | Kind::EchoRequest | Kind::IcmpError | Kind::NeighborRequest => {}
     }
 }
 
 /// Translates the IP header only, and returns what this means for a checksum that covers the
-/// addresses.
+/// addresses: as numbers lie in memory, like all sums here.
 #[inline(always)]
 pub(super) fn network(
     bytes: &mut [u8],
@@ -68,54 +63,68 @@ pub(super) fn network(
     change: &Change,
     decrement_ttl: bool,
 ) -> Update {
-    let source = change.source.map_or(packet.source, |end| end.address);
-    let destination = change.destination.map_or(packet.destination, |end| end.address);
-    debug_assert!(source.is_v4() == packet.is_v4() && destination.is_v4() == packet.is_v4());
+    let mut update = Update::new();
     if packet.is_v4() {
-        let update = Update::new()
-            .long(packet.source.v4_bits(), source.v4_bits())
-            .long(packet.destination.v4_bits(), destination.v4_bits());
-        if let Some(header) = chunk::<IPV4>(bytes, packet.network) {
-            if decrement_ttl {
-                age_v4(header, update);
-            } else {
-                set_word(header, 10, update.apply(word(header, 10)));
+        let Some(header) = chunk::<IPV4>(bytes, packet.network) else { return update };
+        for (end, at) in [(change.source, 12), (change.destination, 16)] {
+            if let Some(Endpoint { address, .. }) = end {
+                debug_assert!(address.is_v4());
+                let new = address.v4_bits().to_be_bytes();
+                update = update.long(u32::from_ne_bytes(load(header, at)), u32::from_ne_bytes(new));
+                store(header, at, new);
             }
-            set_long(header, 12, source.v4_bits());
-            set_long(header, 16, destination.v4_bits());
+        }
+        if decrement_ttl {
+            age_v4(header, packet.ttl, update);
+        } else {
+            store(header, 10, update.apply(u16::from_ne_bytes(load(header, 10))).to_ne_bytes());
         }
         return update;
     }
-    if let Some(header) = chunk::<IPV6>(bytes, packet.network) {
-        header[7] = header[7].saturating_sub(u8::from(decrement_ttl));
-        header[8..24].copy_from_slice(&source.octets());
-        header[24..40].copy_from_slice(&destination.octets());
+    let Some(header) = chunk::<IPV6>(bytes, packet.network) else { return update };
+    header[7] = header[7].saturating_sub(u8::from(decrement_ttl));
+    for (end, at) in [(change.source, 8), (change.destination, 24)] {
+        if let Some(Endpoint { address, .. }) = end {
+            debug_assert!(!address.is_v4());
+            let (high, low) = address.halves();
+            for (new, at) in [(high, at), (low, at + 8)] {
+                let (old, new) = (u64::from_ne_bytes(load(header, at)), new.to_be());
+                update = update.quad(old, new);
+                store(header, at, new.to_ne_bytes());
+            }
+        }
     }
-    Update::new().address(packet.source, source).address(packet.destination, destination)
+    update
 }
 
-/// Two words as one.
+/// Writes the ports.
 #[inline(always)]
-const fn long(high: u16, low: u16) -> u32 {
-    (high as u32) << 16 | low as u32
+fn ports<const N: usize>(header: &mut [u8; N], change: &Change, mut update: Update) -> Update {
+    for (end, at) in [(change.source, 0), (change.destination, 2)] {
+        if let Some(Endpoint { port, .. }) = end {
+            update = update.word(u16::from_ne_bytes(load(header, at)), port.to_be());
+            store(header, at, port.to_be_bytes());
+        }
+    }
+    update
 }
 
 #[inline(always)]
-fn tcp(bytes: &mut [u8], at: u16, ports: u32, update: Update) {
+fn tcp(bytes: &mut [u8], at: u16, change: &Change, update: Update) {
     if let Some(header) = chunk::<18>(bytes, at) {
-        set_long(header, 0, ports);
-        set_word(header, 16, update.apply(word(header, 16)));
+        let update = ports(header, change, update);
+        store(header, 16, update.apply(u16::from_ne_bytes(load(header, 16))).to_ne_bytes());
     } else if let Some(header) = chunk::<4>(bytes, at) {
         // Only in a quote: it may end after eight bytes (RFC 792), before the checksum.
-        set_long(header, 0, ports);
+        ports(header, change, update);
     }
 }
 
 #[inline(always)]
-fn udp(bytes: &mut [u8], at: u16, ports: u32, update: Update) {
+fn udp(bytes: &mut [u8], at: u16, change: &Change, update: Update) {
     if let Some(header) = chunk::<8>(bytes, at) {
-        set_long(header, 0, ports);
-        set_word(header, 6, update.apply_udp(word(header, 6)));
+        let update = ports(header, change, update);
+        store(header, 6, update.apply_udp(u16::from_ne_bytes(load(header, 6))).to_ne_bytes());
     }
 }
 

@@ -156,7 +156,7 @@ fn wrap(frame: &mut Frame<'_>, packet: &Packet, header: usize) -> Result<(), Rea
     let network = packet.network + header as u16;
     if packet.is_v4() {
         if let Some(inner) = chunk::<IPV4>(bytes, network) {
-            age_v4(inner, Update::new());
+            age_v4(inner, packet.ttl, Update::new());
         }
     } else if let Some(inner) = chunk::<IPV6>(bytes, network) {
         inner[7] = inner[7].saturating_sub(1);

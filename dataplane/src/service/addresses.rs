@@ -42,12 +42,13 @@ impl AddressMap {
 
     #[inline(always)]
     pub(super) fn get(&self, address: Address) -> Class {
-        let mask = self.slots.len() - 1;
+        // A power of two.
+        let mask = self.slots.len().wrapping_sub(1);
         let mut at = self.start(address);
         loop {
-            let (key, class) = self.slots[at & mask];
-            if class == Class::Other || key == address {
-                return class;
+            let (key, class) = &self.slots[at & mask];
+            if *key == address || *class == Class::Other {
+                return *class;
             }
             at += 1;
         }

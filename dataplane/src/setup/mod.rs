@@ -22,7 +22,7 @@ use dataplane::kernel::Monitor;
 use dataplane::limits;
 use dataplane::log;
 use dataplane::privilege;
-use dataplane::published::{Cell, Published};
+use dataplane::published::{Cell, Facts, Published};
 use dataplane::runtime::{Lease, Report, Runtime, WorkerShare};
 use dataplane::steer::Steer;
 use dataplane::steward::{Parts, Steward};
@@ -208,12 +208,12 @@ fn running(
 ) -> anyhow::Result<(Arc<Runtime>, Rest)> {
     let Beginning { snapshot, ids, table, adopted } = beginning;
     let runtime = Arc::new(Runtime {
-        cell: Cell::new(Published {
+        cell: Cell::new(Published::new(Facts {
             services: Arc::new(beginning::compile(&snapshot, &ids)?),
             hops: Arc::default(),
             devices: Arc::default(),
             replies: None,
-        }),
+        })),
         forward: beginning::share(table)?,
         workers: worker_shares(&snapshot),
         lease: Lease::default(),

@@ -31,7 +31,7 @@ use crate::device::xsk::{Memory, Port};
 use crate::ids::{Ids, Used};
 use crate::kernel::netlink::Monitor;
 use crate::kernel::state::KernelState;
-use crate::published::{DeviceInfo, Published};
+use crate::published::{DeviceInfo, Facts, Published};
 use crate::reconcile::{Attached, Plan, Reconciler};
 use crate::runtime::Runtime;
 use crate::service::ServiceTable;
@@ -256,7 +256,8 @@ impl Steward {
         if !same || current.replies != *replies {
             let services = Arc::clone(&current.services);
             let replies = replies.clone();
-            cell.set(Published { services, hops: hops.into(), devices: devices.into(), replies });
+            let (hops, devices) = (hops.into(), devices.into());
+            cell.set(Published::new(Facts { services, hops, devices, replies }));
         }
     }
 
@@ -347,7 +348,8 @@ impl Steward {
         state
             .write(&self.parts.state_path)
             .map_err(|e| format!("cannot write {}: {e}", self.parts.state_path.display()))?;
-        runtime.cell.set(Published { services: Arc::new(services), ..Published::clone(&current) });
+        let facts = Facts { services: Arc::new(services), ..Facts::clone(&current) };
+        runtime.cell.set(Published::new(facts));
         (self.parts.snapshot, self.parts.ids) = (state.snapshot, state.ids);
         self.stale = true;
         self.follow();

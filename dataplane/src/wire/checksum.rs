@@ -12,10 +12,10 @@ const LOW: u64 = 0xffff_ffff;
 /// Folds a sum of words to 16 bits; 0 only for 0.
 #[inline(always)]
 const fn fold(sum: u64) -> u16 {
-    let sum = (sum & LOW) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    // The upper half of a number plus its halves swapped is the sum of both halves, carry included;
+    // twice. It cannot carry again, for two halves sum to at most twice the largest.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// Eight bytes as two words of 32 bits, added.
@@ -136,6 +136,13 @@ impl Update {
             let old = Address::from_bits(!old.bits());
             Self(self.0.wrapping_add(whole(old)).wrapping_add(whole(new)))
         }
+    }
+
+    /// Four words were `old` and become `new`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn quad(self, old: u64, new: u64) -> Self {
+        Self(self.0.wrapping_add(pair(!old)).wrapping_add(pair(new)))
     }
 
     /// The checksum after the changes. One that is right stays right.

@@ -4,6 +4,7 @@
 //! panics, whatever the bytes. A builder writes into a slice whose length the caller has checked.
 
 pub mod checksum;
+pub mod glance;
 pub mod neighbor;
 pub mod packet;
 pub mod tunnel_error;

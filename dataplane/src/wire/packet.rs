@@ -1,12 +1,13 @@
 //! One pass over a frame: what it is and where its headers lie.
 //!
 //! Run by every worker on every frame. Plain TCP and UDP, nearly all there is, takes a straight
-//! line without a loop; that line only ever says "yes". Whatever it does not recognise goes to
-//! `walk`, which knows every case, those of the straight line included, and names the reason of a
-//! refusal. A property test holds the two to the same answers.
+//! line without a loop ([`super::glance`]); that line only ever says "yes". Whatever it does not
+//! recognise goes to `walk`, which knows every case, those of the straight line included, and names
+//! the reason of a refusal. A property test holds the two to the same answers.
 
 use dataplane_api::counter::Reason;
 
+use super::glance::{LOOK, V4_HEAD, V4_TRANSPORT, V6_HEAD, V6_TRANSPORT, glance};
 use super::walk;
 use crate::address::Address;
 
@@ -165,14 +166,7 @@ impl Packet {
 }
 
 /// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
-/// Offset of the transport header behind a plain IPv4 header.
-const V4_TRANSPORT: usize = ETHERNET + 20;
-/// Offset of the transport header behind a plain IPv6 header.
-const V6_TRANSPORT: usize = ETHERNET + 40;
-/// Transport header bytes the straight line looks at: those of TCP without options.
-const LOOK: usize = 20;
-
+pub(super) const ETHERNET: usize = 14;
 /// Reads a frame from its Ethernet header on.
 ///
 /// Refused besides what [`Reason`] says of itself: a frame sent by a group MAC address, an IPv6
@@ -187,22 +181,15 @@ const LOOK: usize = 20;
 /// # Errors
 /// The reason to drop it: see [`Reason`].
 pub fn parse(frame: &[u8]) -> Result<Packet, Reason> {
-    let mut packet = Packet::EMPTY;
-    parse_into(frame, &mut packet)?;
-    Ok(packet)
-}
-
-/// [`parse`], for a packet that is kept: it is written where it stays. A copy of a structure that
-/// was just written in small pieces waits until the pieces have left the store buffer.
-///
-/// # Errors
-/// As [`parse`]; `packet` is then as it was.
-#[inline(always)]
-pub fn parse_into(frame: &[u8], packet: &mut Packet) -> Result<(), Reason> {
-    if !plain(frame, packet) {
-        *packet = walk::frame(frame)?;
-    }
-    Ok(())
+    let plain = glance(frame).filter(|head| head.is_usual() && frame.len() <= walk::MAX_LEN);
+    let plain = plain.and_then(|head| {
+        if head.destination.is_v4() {
+            frame.first_chunk().map(plain_v4)
+        } else {
+            frame.first_chunk().map(plain_v6)
+        }
+    });
+    plain.map_or_else(|| walk::frame(frame), Ok)
 }
 
 /// Reads the packet that an ICMP error quotes; `quote` starts at its IP header. Eight bytes of
@@ -217,144 +204,58 @@ pub fn parse_quoted(quote: &[u8]) -> Result<Packet, Reason> {
     walk::quote(quote)
 }
 
-/// The straight line: unfragmented TCP or UDP directly behind a header without options. False, and
-/// nothing written, for anything else.
+/// Everything about a packet whose head [`glance`] accepted; nothing is judged.
 #[inline(always)]
-fn plain(frame: &[u8], packet: &mut Packet) -> bool {
-    let Some(head) = frame.first_chunk::<{ V4_TRANSPORT + LOOK }>() else { return false };
-    match u16_at(head, 12) {
-        walk::IPV4 => plain_v4(frame.len(), head, packet),
-        walk::IPV6 => frame.first_chunk().is_some_and(|h| plain_v6(frame.len(), h, packet)),
-        _ => false,
-    }
-}
-
-#[inline(always)]
-fn plain_v4(frame_len: usize, head: &[u8; V4_TRANSPORT + LOOK], packet: &mut Packet) -> bool {
-    let total_len = usize::from(u16_at(head, 16));
-    let end = ETHERNET + total_len;
-    let cut = u16_at(head, 20);
-    let [source, destination] = [u32_at(head, 26), u32_at(head, 30)];
-    let odd = (head[14] != 0x45)
-        | (cut & 0x3fff != 0)
-        | (header_sum(head) != 0xffff)
-        | (total_len < 20)
-        | (end > frame_len.min(walk::MAX_LEN))
-        | (head[6] & 1 != 0)
-        | !is_usual_v4(source)
-        | !is_usual_v4(destination)
-        | (source == destination);
-    if odd {
-        return false;
-    }
-    let protocol = head[23];
-    let segment = load(head, V4_TRANSPORT);
-    let Some((kind, tcp_flags)) = plain_transport(&segment, protocol, total_len - 20) else {
-        return false;
-    };
-    *packet = Packet {
-        source: Address::v4(source),
-        destination: Address::v4(destination),
-        source_port: u16_at(&segment, 0),
-        destination_port: u16_at(&segment, 2),
-        network: ETHERNET as u16,
+#[must_use]
+pub fn plain_v4(head: &[u8; V4_HEAD]) -> Packet {
+    let total_len = u16_at(head, 16);
+    Packet {
+        source: Address::v4(u32_at(head, 26)),
+        destination: Address::v4(u32_at(head, 30)),
         transport: V4_TRANSPORT as u16,
-        end: end as u16,
-        fragment_header: 0,
+        end: total_len.wrapping_add(ETHERNET as u16),
         identification: u32::from(u16_at(head, 18)),
-        fragment: Fragment::None,
-        kind,
-        protocol,
-        tcp_flags,
         ttl: head[22],
         traffic_class: head[15],
-        dont_fragment: cut & 0x4000 != 0,
-    };
-    true
-}
-
-/// Sums the IPv4 header (RFC 1071) in the order of bytes in which the processor loads: 0xffff if
-/// the checksum is right, whatever the order. Should the last carry be lost, the result is 0.
-#[inline(always)]
-fn header_sum(head: &[u8; V4_TRANSPORT + LOOK]) -> u32 {
-    let (sum, carry) =
-        u64::from_ne_bytes(load(head, 14)).overflowing_add(u64::from_ne_bytes(load(head, 22)));
-    let (sum, again) = sum.overflowing_add(u64::from(u32::from_ne_bytes(load(head, 30))));
-    let sum = sum.wrapping_add(u64::from(carry)).wrapping_add(u64::from(again));
-    // The upper half of a number plus its halves swapped is the sum of both, carry included.
-    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
-    sum.wrapping_add(sum.rotate_left(16)) >> 16
-}
-
-/// Whether an address is surely a host's: under 1/8 to 223/8, but not 127/8. The walk knows better.
-#[inline(always)]
-const fn is_usual_v4(address: u32) -> bool {
-    (address.wrapping_sub(1 << 24) < 223 << 24) & (address >> 24 != 127)
-}
-
-#[inline(always)]
-fn plain_v6(frame_len: usize, head: &[u8; V6_TRANSPORT + LOOK], packet: &mut Packet) -> bool {
-    let payload_len = usize::from(u16_at(head, 18));
-    let end = V6_TRANSPORT + payload_len;
-    let source = Address::v6(load(head, 22));
-    let destination = Address::v6(load(head, 38));
-    let odd = (head[14] >> 4 != 6)
-        | (end > frame_len.min(walk::MAX_LEN))
-        | (head[6] & 1 != 0)
-        | walk::is_no_host_v6(source)
-        | walk::is_no_host_v6(destination)
-        | (source == destination);
-    if odd {
-        return false;
+        dont_fragment: head[20] & 0x40 != 0,
+        ..plain_segment(&load(head, V4_TRANSPORT), head[23])
     }
-    let protocol = head[20];
-    let segment = load(head, V6_TRANSPORT);
-    let Some((kind, tcp_flags)) = plain_transport(&segment, protocol, payload_len) else {
-        return false;
-    };
-    if kind == Kind::Udp && u16_at(&segment, 6) == 0 {
-        return false;
-    }
-    *packet = Packet {
-        source,
-        destination,
-        source_port: u16_at(&segment, 0),
-        destination_port: u16_at(&segment, 2),
-        network: ETHERNET as u16,
+}
+
+/// The same for IPv6.
+#[inline(always)]
+#[must_use]
+pub fn plain_v6(head: &[u8; V6_HEAD]) -> Packet {
+    let payload_len = u16_at(head, 18);
+    Packet {
+        source: Address::v6(load(head, 22)),
+        destination: Address::v6(load(head, 38)),
         transport: V6_TRANSPORT as u16,
-        end: end as u16,
-        fragment_header: 0,
-        identification: 0,
-        fragment: Fragment::None,
-        kind,
-        protocol,
-        tcp_flags,
+        end: payload_len.wrapping_add(V6_TRANSPORT as u16),
         ttl: head[21],
         traffic_class: (u16_at(head, 14) >> 4) as u8,
         dont_fragment: true,
-    };
-    true
+        ..plain_segment(&load(head, V6_TRANSPORT), head[20])
+    }
 }
 
-/// Judges a transport header in `len` bytes of payload; bytes of `segment` behind `len` are not
-/// looked at, because neither header passes its length check then.
 #[inline(always)]
-fn plain_transport(segment: &[u8; LOOK], protocol: u8, len: usize) -> Option<(Kind, TcpFlags)> {
-    if protocol == walk::TCP {
-        let header_len = usize::from(segment[12] >> 4) * 4;
-        let flags = TcpFlags(segment[13]);
-        let sound = (header_len >= 20) & (header_len <= len) & flags.are_sane();
-        sound.then_some((Kind::Tcp, flags))
-    } else {
-        let udp_len = usize::from(u16_at(segment, 4));
-        let sound = (protocol == walk::UDP) & (udp_len >= 8) & (udp_len <= len);
-        sound.then_some((Kind::Udp, TcpFlags(0)))
+fn plain_segment(segment: &[u8; LOOK], protocol: u8) -> Packet {
+    let tcp = protocol == walk::TCP;
+    Packet {
+        source_port: u16_at(segment, 0),
+        destination_port: u16_at(segment, 2),
+        network: ETHERNET as u16,
+        kind: if tcp { Kind::Tcp } else { Kind::Udp },
+        protocol,
+        tcp_flags: TcpFlags(if tcp { segment[13] } else { 0 }),
+        ..Packet::EMPTY
     }
 }
 
 /// `S` bytes at a constant offset of an array: the bounds check is done by the compiler.
 #[inline(always)]
-pub(super) fn load<const S: usize, const N: usize>(bytes: &[u8; N], at: usize) -> [u8; S] {
+pub(crate) fn load<const S: usize, const N: usize>(bytes: &[u8; N], at: usize) -> [u8; S] {
     let mut out = [0; S];
     out.copy_from_slice(&bytes[at..at + S]);
     out

@@ -15,7 +15,7 @@ use dataplane::forward::{Local, Paths, Pipeline, Shared, Tables};
 use dataplane::fragment::Fragments;
 use dataplane::frame::Verdict;
 use dataplane::ids::{Ids, Used};
-use dataplane::published::{DeviceInfo, Hop, HopState, Published};
+use dataplane::published::{DeviceInfo, Facts, Hop, HopState, Published};
 use dataplane::routes::Asks;
 use dataplane::sched::load::Loads;
 use dataplane::service::ServiceTable;
@@ -199,12 +199,12 @@ impl World {
                 paths: Paths::default(),
                 asks: Asks::default(),
             },
-            published: Published {
+            published: Published::new(Facts {
                 services,
                 hops: Arc::new([]),
                 devices: Arc::new([]),
                 replies: None,
-            },
+            }),
             snapshot: snapshot.clone(),
             now: Instant::from_nanos(1_000_000_000_000),
             lease: true,
@@ -230,8 +230,15 @@ impl World {
                 state: HopState::Resolved,
             });
         }
-        self.published.hops = hops.into();
-        self.published.devices = Arc::new(self.devices);
+        let devices = Arc::new(self.devices);
+        self.change(|facts| (facts.hops, facts.devices) = (hops.into(), devices));
+    }
+
+    /// Publishes other facts.
+    pub fn change(&mut self, change: impl FnOnce(&mut Facts)) {
+        let mut facts = Facts::clone(&self.published);
+        change(&mut facts);
+        self.published = Published::new(facts);
     }
 
     /// Changes the way to a real.
@@ -256,7 +263,7 @@ impl World {
         self.shared.conns.each(|_, conn| used.note(conn));
         self.ids = self.ids.assign(Some(&self.snapshot), &next, &used).unwrap();
         let table = ServiceTable::compile(&next, &self.ids, Some(&self.published.services));
-        self.published.services = Arc::new(table.unwrap());
+        self.change(|facts| facts.services = Arc::new(table.unwrap()));
         self.snapshot = next;
         self.publish();
     }

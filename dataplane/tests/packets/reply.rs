@@ -36,7 +36,7 @@ fn route(world: &mut World, v6: bool, way: Way, neighbors: &[(DeviceId, IpAddr, 
     let neighbors =
         neighbors.iter().map(|(device, a, mac)| (*device, Address::from(*a), Mac(*mac)));
     let table = RouteTable::new(&[(Prefix { address, length }, vec![way])], neighbors);
-    world.published.replies = Some(Arc::new(table));
+    world.change(|facts| facts.replies = Some(Arc::new(table)));
 }
 
 /// Where the real's answer goes.
@@ -111,12 +111,12 @@ fn without_a_route_or_with_its_interface_down_replies_are_dropped_and_counted() 
     let mut world = world(false, Protocol::Tcp, Forwarding::Nat);
     let request = world.request(&tcp(false, SYN));
     let reply = Frame::answer(&request, SYN | ACK);
-    world.published.replies = Some(Arc::default());
+    world.change(|facts| facts.replies = Some(Arc::default()));
     assert_eq!(world.receive(INSIDE, &reply).dropped(), Reason::NextHopUnresolved);
     route(&mut world, false, way(OUTSIDE, known(ROUTER)), &[]);
     world.device(OUTSIDE, |device| device.usable = false);
     assert_eq!(world.receive(INSIDE, &reply).dropped(), Reason::DeviceDown);
-    world.published.replies = None;
+    world.change(|facts| facts.replies = None);
     world.device(OUTSIDE, |device| device.usable = true);
     assert_eq!(answer(&mut world, &request, OUTSIDE).macs.1, CLIENT_MAC);
 }

@@ -13,7 +13,7 @@ use dataplane::fragment::Fragments;
 use dataplane::frame::{Frame, Outbox, Verdict};
 use dataplane::ids::{Ids, Used};
 use dataplane::limits::{BURST, FRAME_SIZE, HEADROOM};
-use dataplane::published::{DeviceInfo, Hop, HopState, Published};
+use dataplane::published::{DeviceInfo, Facts, Hop, HopState, Published};
 use dataplane::routes::Asks;
 use dataplane::sched::load::Loads;
 use dataplane::service::ServiceTable;
@@ -290,7 +290,7 @@ impl Scene {
         size: usize,
         bursts: usize,
     ) -> usize {
-        let conns = &self.shared.conns;
+        let (conns, finder) = (&self.shared.conns, self.shared.conns.finder());
         let template = &traffic.template;
         let mut hashes = [Default::default(); BURST];
         let mut probes = [Probe::default(); BURST];
@@ -299,15 +299,15 @@ impl Scene {
             let patches = next(&traffic.patches, cursor, size);
             for (patch, hash) in patches.iter().zip(&mut hashes) {
                 let (low, port) = patch.client();
-                *hash = conns.hash(template.source(low), port, 6);
-                conns.prefetch(*hash);
+                *hash = finder.hash(template.source(low), port, 6);
+                finder.prefetch(*hash);
             }
             for (hash, probe) in hashes[..patches.len()].iter().zip(&mut probes) {
-                *probe = conns.prefetch_entry(*hash);
+                *probe = finder.prefetch_entry(*hash);
             }
             for (hash, probe) in hashes[..patches.len()].iter().zip(&mut probes) {
                 if probe.is_elsewhere() {
-                    *probe = conns.prefetch_elsewhere(*hash);
+                    *probe = finder.prefetch_elsewhere(*hash);
                 }
             }
             for ((patch, hash), probe) in patches.iter().zip(&hashes).zip(&probes) {
@@ -430,10 +430,10 @@ fn published(snapshot: &Snapshot, ids: &Ids, family: Family) -> anyhow::Result<P
         mtu: 1500,
         state: HopState::Resolved,
     };
-    Ok(Published {
+    Ok(Published::new(Facts {
         services: Arc::new(services),
         hops: vec![hop; REALS as usize].into(),
         devices: vec![device(OUTSIDE_MAC), device(INSIDE_MAC)].into(),
         replies: None,
-    })
+    }))
 }

@@ -52,7 +52,7 @@ fn work(table: &Table, seed: u64, inserted: &AtomicU32, ended: &AtomicU32) {
             let (client, now) = (random.below(96), Tick(100 + random.below(50)));
             let conn = marked(client, random.below(4) as u16);
             let hash = table.hash_of(&conn.identity);
-            let probe = table.prefetch_entry(hash);
+            let probe = table.finder().prefetch_entry(hash);
             let found = table.find(hash, probe, |id| id.client == conn.identity.client);
             if let Some(found) = found {
                 assert_whole(&found.conn);
