@@ -6,6 +6,8 @@
 
 #[path = "packets/connections.rs"]
 mod connections;
+#[path = "packets/express.rs"]
+mod express;
 #[path = "packets/fragments.rs"]
 mod fragments;
 #[path = "packets/harness.rs"]

@@ -53,6 +53,24 @@ pub struct LastHop {
     pub device: DeviceId,
 }
 
+impl LastHop {
+    /// As one number: MAC address 48 bits, interface 8. Quicker to compare and to write than bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        let [a, b, c, d, e, f] = self.mac.0;
+        u64::from_be_bytes([0, a, b, c, d, e, f, self.device.0])
+    }
+
+    /// From that number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(number: u64) -> Self {
+        let [_, a, b, c, d, e, f, device] = number.to_be_bytes();
+        Self { mac: Mac([a, b, c, d, e, f]), device: DeviceId(device) }
+    }
+}
+
 /// A connection: a copy, taken at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conn {
@@ -329,20 +347,13 @@ fn decode(hot: Hot, state: State, words: &[u64; 7]) -> Conn {
         real_port: (place >> 16) as u16,
         local: (local_port != 0).then_some((key as u8, local_port)),
     };
-    let last_hop = decode_hop(hop);
+    let last_hop = LastHop::of(hop >> 8);
     let created = Tick((times >> 32) as u32);
     Conn { identity, last_hop, state, synack: hot.synack(), seen: hot.seen(), created }
 }
 
 fn encode_hop(hop: LastHop, generation: u16) -> u64 {
-    let [a, b, c, d, e, f] = hop.mac.0;
-    u64::from_be_bytes([a, b, c, d, e, f, hop.device.0, generation as u8])
-}
-
-#[inline(always)]
-pub(super) fn decode_hop(word: u64) -> LastHop {
-    let [a, b, c, d, e, f, device, _] = word.to_be_bytes();
-    LastHop { mac: Mac([a, b, c, d, e, f]), device: DeviceId(device) }
+    hop.number() << 8 | u64::from(generation as u8)
 }
 
 #[inline(always)]

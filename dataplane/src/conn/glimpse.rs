@@ -1,13 +1,12 @@
 //! A connection as the words it is stored in, compared and read without decoding them all: for the
 //! many packets that need little of it. `entry.rs` has the layout.
 
-use super::LastHop;
 use super::entry::{self, Hot};
 use super::finder::Finder;
 use super::index::Probe;
 use super::sync::{Line, Ordering, fence};
 use super::tcp::State;
-use crate::address::{Address, DeviceId, RealId, VipId};
+use crate::address::{Address, RealId, VipId};
 use crate::clock::Tick;
 
 /// What a packet says of its connection: words 1 to 4 of the entry, as far as it knows them.
@@ -174,17 +173,12 @@ impl Glimpse {
         }
     }
 
-    /// Whether the client's last packet came from this MAC address, as a number, by this interface.
+    /// Where replies go, as [`LastHop::number`] has it.
+    ///
+    /// [`LastHop::number`]: super::LastHop::number
     #[inline(always)]
     #[must_use]
-    pub const fn came_by(&self, mac: u64, device: DeviceId) -> bool {
-        self.hop >> 8 == mac << 8 | device.0 as u64
-    }
-
-    /// Where replies go.
-    #[inline(always)]
-    #[must_use]
-    pub fn last_hop(&self) -> LastHop {
-        entry::decode_hop(self.hop)
+    pub const fn last_hop(&self) -> u64 {
+        self.hop >> 8
     }
 }

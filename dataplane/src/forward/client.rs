@@ -22,7 +22,7 @@ pub(super) fn next_hop(
 }
 
 #[inline(never)]
-fn by_route(
+pub(super) fn by_route(
     routes: &RouteTable,
     client: Address,
     last: LastHop,

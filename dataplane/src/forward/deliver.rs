@@ -108,7 +108,12 @@ pub(super) fn deliver(
     tables: &mut Tables<'_>,
 ) -> Verdict {
     match delivery.to {
-        To::Real(Forwarding::Tunnel) => through_tunnel(frame, packet, *delivery, outbox, tables),
+        To::Real(Forwarding::Tunnel) => match delivery.change.destination {
+            Some(Endpoint { address, .. }) => {
+                through_tunnel(frame, packet, delivery.real, address, outbox, tables)
+            }
+            None => Verdict::Drop(Reason::NextHopUnresolved),
+        },
         To::Real(forwarding) => to_real(frame, packet, delivery, forwarding, outbox, tables),
         To::Client(hop) => to_client(frame, packet, delivery, hop, outbox, tables),
     }
@@ -226,28 +231,26 @@ fn to_client(
     Verdict::Transmit(hop.device)
 }
 
-#[inline(never)]
-fn through_tunnel(
+/// Sends a packet to a real, by its number and address, in a tunnel.
+pub(super) fn through_tunnel(
     frame: &mut Frame<'_>,
     packet: &Packet,
-    delivery: Delivery,
+    real: RealId,
+    address: Address,
     outbox: &mut dyn Outbox,
     tables: &mut Tables<'_>,
 ) -> Verdict {
-    let (hop, device) = match next_hop(delivery.real, tables) {
+    let (hop, device) = match next_hop(real, tables) {
         Ok(found) => found,
         Err(reason) => return Verdict::Drop(reason),
-    };
-    let Some(real) = delivery.change.destination else {
-        return Verdict::Drop(Reason::NextHopUnresolved);
     };
     if packet.ttl <= 1 {
         return expired(frame, packet, tables);
     }
     let mtu = hop.mtu.min(device.mtu);
-    let mtu = tables.shared.paths.limit(delivery.real, mtu, tables.now);
-    let tunnel = Tunnel { source: hop.source, destination: real.address, mtu };
-    let sendable = tunnel.source.is_v4() == real.address.is_v4();
+    let mtu = tables.shared.paths.limit(real, mtu, tables.now);
+    let tunnel = Tunnel { source: hop.source, destination: address, mtu };
+    let sendable = tunnel.source.is_v4() == address.is_v4();
     if !sendable || tunnel.source == Address::UNSPECIFIED {
         return Verdict::Drop(Reason::NextHopUnresolved);
     }
@@ -270,7 +273,7 @@ fn through_tunnel(
         Err(reason) => return Verdict::Drop(reason),
     }
     rewrite::link(frame, hop.mac, device.mac);
-    count_in(packet, delivery.real, tables);
+    count_in(packet, real, tables);
     Verdict::Transmit(hop.device)
 }
 

@@ -9,13 +9,14 @@
 use dataplane_api::service::Forwarding;
 
 use super::{Tables, client};
-use crate::address::{Address, DeviceId, Mac};
+use crate::address::{Address, DeviceId, Mac, RealId};
 use crate::clock::Tick;
-use crate::conn::{Asked, Finder, Glimpse, Hash, Key, Ports, Probe, State};
+use crate::conn::{Asked, Finder, Glimpse, Hash, Key, LastHop, Ports, Probe, State};
 use crate::counters::Counters;
 use crate::frame::Frame;
 use crate::published::{Published, Way};
 use crate::rewrite::nat::{self, Change, Endpoint};
+use crate::routes::RouteTable;
 use crate::service::Class;
 use crate::wire::glance::{self, Head, V4_HEAD, V6_HEAD};
 use crate::wire::packet::{self, TcpFlags};
@@ -47,6 +48,14 @@ pub(super) struct Lane<'a> {
     /// The interface that the burst came in on, and its address.
     device: DeviceId,
     mac: Mac,
+}
+
+/// Where the lane ends.
+pub(super) enum Exit {
+    /// Rewritten, to be sent on this interface.
+    Sent(DeviceId),
+    /// As it came, to be sent to this real by tunnel.
+    Tunnel(RealId, Address),
 }
 
 impl<'a> Lane<'a> {
@@ -151,7 +160,7 @@ impl<'a> Lane<'a> {
         frame: &mut Frame<'_>,
         slot: &Slot,
         tables: &Tables<'_>,
-    ) -> Option<DeviceId> {
+    ) -> Option<Exit> {
         let asked = slot.asked?;
         let bytes = frame.bytes_mut();
         if slot.v4 {
@@ -168,7 +177,7 @@ impl<'a> Lane<'a> {
         asked: Asked,
         slot: &Slot,
         tables: &Tables<'_>,
-    ) -> Option<DeviceId> {
+    ) -> Option<Exit> {
         match asked {
             Asked::Request => self.request(head, slot),
             Asked::Reply => self.reply(head, slot, Asked::Reply, tables),
@@ -177,9 +186,16 @@ impl<'a> Lane<'a> {
     }
 
     #[inline(always)]
-    fn request<H: Headers>(self, head: &mut H, slot: &Slot) -> Option<DeviceId> {
+    fn request<H: Headers>(self, head: &mut H, slot: &Slot) -> Option<Exit> {
         let (seen, way) = self.unchanged(slot, Asked::Request)?;
-        if !seen.came_by(head.sender(), self.device) || slot.ip_len > way.mtu {
+        let hop = head.sender() << 8 | u64::from(self.device.0);
+        if seen.last_hop() != hop {
+            return None;
+        }
+        if way.forwarding == Forwarding::Tunnel {
+            return Some(Exit::Tunnel(seen.real(), way.address));
+        }
+        if slot.ip_len > way.mtu {
             return None;
         }
         let real = Endpoint { address: way.address, port: seen.real_port() };
@@ -189,14 +205,12 @@ impl<'a> Lane<'a> {
             let (local, port) = seen.local()?;
             let local = Endpoint { address: self.published.services.local(local)?, port };
             head.translate(&Change { source: Some(local), destination: Some(real) })?;
-        } else if way.forwarding != Forwarding::Direct {
-            return None;
         }
         head.link(&way.link);
         let counters = self.counters.real(seen.real());
         counters.packets_in.add(1);
         counters.bytes_in.add(u64::from(slot.ip_len));
-        Some(way.device)
+        Some(Exit::Sent(way.device))
     }
 
     #[inline(always)]
@@ -206,27 +220,31 @@ impl<'a> Lane<'a> {
         slot: &Slot,
         asked: Asked,
         tables: &Tables<'_>,
-    ) -> Option<DeviceId> {
+    ) -> Option<Exit> {
         let (seen, way) = self.unchanged(slot, asked)?;
         let through_us = asked != Asked::Reply || way.forwarding == Forwarding::Nat;
         if head.source() != way.address || !through_us {
             return None;
         }
         let client = Endpoint { address: seen.client(), port: seen.client_port() };
-        let (hop, mtu) = client::next_hop(client.address, seen.last_hop(), tables).ok()?;
-        let device = self.published.device(hop.device).filter(|d| d.usable)?;
-        if slot.ip_len > mtu.min(device.mtu) {
+        let (hop, mtu) = match &self.published.replies {
+            None => (seen.last_hop(), u16::MAX),
+            Some(routes) => by_route(routes, client.address, seen.last_hop(), tables)?,
+        };
+        let to = DeviceId(hop as u8);
+        let device = self.published.device(to).filter(|d| d.usable)?;
+        if slot.ip_len > device.mtu || slot.ip_len > mtu {
             return None;
         }
         let vip = self.published.services.vip(seen.vip())?;
         let source = Some(Endpoint { address: vip, port: seen.vip_port() });
         let destination = if asked == Asked::Reply { None } else { Some(client) };
         head.translate(&Change { source, destination })?;
-        head.link(&link(hop.mac, device.mac));
+        head.link(&link(hop, device.mac));
         let counters = self.counters.real(seen.real());
         counters.packets_out.add(1);
         counters.bytes_out.add(u64::from(slot.ip_len));
-        Some(hop.device)
+        Some(Exit::Sent(to))
     }
 
     /// The packet's connection and its real, if nothing about the connection changes: neither its
@@ -246,11 +264,25 @@ impl<'a> Lane<'a> {
     }
 }
 
-/// How a frame begins.
+/// [`client::by_route`] with numbers.
+#[inline(never)]
+fn by_route(
+    routes: &RouteTable,
+    client: Address,
+    last: u64,
+    tables: &Tables<'_>,
+) -> Option<(u64, u16)> {
+    let (hop, mtu) = client::by_route(routes, client, LastHop::of(last), tables).ok()?;
+    Some((hop.number(), mtu))
+}
+
+/// How a frame begins, on its way to a last hop.
 #[inline(always)]
-fn link(destination: Mac, source: Mac) -> [u8; 12] {
-    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (destination.0, source.0);
-    [a, b, c, d, e, f, g, h, i, j, k, l]
+fn link(hop: u64, source: Mac) -> [u8; 12] {
+    let mut link = [0; 12];
+    link[..8].copy_from_slice(&(hop << 8).to_be_bytes());
+    link[6..].copy_from_slice(&source.0);
+    link
 }
 
 /// The headers of a packet that [`glance`] accepted, of one family or the other.

@@ -15,7 +15,7 @@ use std::sync::Mutex;
 
 use dataplane_api::counter::{Event, Reason};
 
-use crate::address::{Mac, VipId};
+use crate::address::{Address, Mac, RealId, VipId};
 use crate::clock::Instant;
 use crate::conn::tcp::Direction;
 use crate::conn::{self, Ended, Found, Identity, LastHop, Ports, State, Table};
@@ -31,7 +31,7 @@ use crate::wire::packet::{self, Fragment, Kind, Packet};
 
 use deliver::deliver;
 pub use deliver::{Delivery, Paths};
-use express::{Lane, Slot};
+use express::{Exit, Lane, Slot};
 use observe::observe;
 
 /// What all workers share.
@@ -141,15 +141,22 @@ impl Tables<'_> {
 /// The stages' working memory.
 pub struct Pipeline {
     slots: Box<[Slot; BURST]>,
+    express: bool,
 }
 
 impl Default for Pipeline {
     fn default() -> Self {
-        Self { slots: Box::new([Slot::default(); BURST]) }
+        Self { slots: Box::new([Slot::default(); BURST]), express: true }
     }
 }
 
 impl Pipeline {
+    /// One in which every packet takes the long way: what the express lane is tested against.
+    #[must_use]
+    pub fn without_express() -> Self {
+        Self { express: false, ..Self::default() }
+    }
+
     /// Forwards a burst: fills in a verdict for each frame and counts the drops.
     ///
     /// Packets besides those in `frames` (held fragments, second halves) go to `outbox`. Frames
@@ -163,7 +170,8 @@ impl Pipeline {
     ) {
         let count = frames.len().min(verdicts.len()).min(BURST);
         let (frames, verdicts) = (&mut frames[..count], &mut verdicts[..count]);
-        let Some(lane) = frames.first().and_then(|frame| Lane::new(frame, tables)) else {
+        let first = frames.first().filter(|_| self.express);
+        let Some(lane) = first.and_then(|frame| Lane::new(frame, tables)) else {
             for (frame, verdict) in frames.iter_mut().zip(verdicts) {
                 *verdict = long_way(frame, outbox, tables);
             }
@@ -176,11 +184,35 @@ impl Pipeline {
         lane.probe(slots);
         for ((frame, verdict), slot) in frames.iter_mut().zip(verdicts).zip(&*slots) {
             *verdict = match lane.forward(frame, slot, tables) {
-                Some(device) => Verdict::Transmit(device),
+                Some(Exit::Sent(device)) => Verdict::Transmit(device),
+                Some(Exit::Tunnel(real, address)) => tunnel(frame, real, address, outbox, tables),
                 None => long_way(frame, outbox, tables),
             };
         }
     }
+}
+
+/// A packet of a tunnelled connection about which nothing changes.
+#[inline(never)]
+fn tunnel(
+    frame: &mut Frame<'_>,
+    real: RealId,
+    address: Address,
+    outbox: &mut dyn Outbox,
+    tables: &mut Tables<'_>,
+) -> Verdict {
+    let verdict = match packet::parse(frame.bytes()) {
+        Ok(packet) => deliver::through_tunnel(frame, &packet, real, address, outbox, tables),
+        Err(reason) => Verdict::Drop(reason),
+    };
+    counted(verdict, tables)
+}
+
+fn counted(verdict: Verdict, tables: &Tables<'_>) -> Verdict {
+    if let Verdict::Drop(reason) = verdict {
+        tables.counters.drop(reason);
+    }
+    verdict
 }
 
 /// Any packet at all: reads it, finds or opens its connection, notes what it does to it, and sends
@@ -188,10 +220,7 @@ impl Pipeline {
 #[inline(never)]
 fn long_way(frame: &mut Frame<'_>, outbox: &mut dyn Outbox, tables: &mut Tables<'_>) -> Verdict {
     let verdict = any(frame, outbox, tables).unwrap_or_else(Verdict::Drop);
-    if let Verdict::Drop(reason) = verdict {
-        tables.counters.drop(reason);
-    }
-    verdict
+    counted(verdict, tables)
 }
 
 fn any(
@@ -298,7 +327,7 @@ fn find_local(
     packet: &Packet,
     local: u8,
     local_port: u16,
-    real: crate::address::Address,
+    real: Address,
     real_port: u16,
     tables: &Tables<'_>,
 ) -> Option<Found> {

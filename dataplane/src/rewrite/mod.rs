@@ -61,10 +61,10 @@ pub fn decrement_ttl(frame: &mut Frame<'_>, packet: &Packet) {
 /// (RFC 1071 section 2(B)), and nothing has to be swapped.
 #[inline(always)]
 fn age_v4(header: &mut [u8; IPV4], ttl: u8, other: Update) {
-    let aged = ttl.saturating_sub(1);
-    // The other half of the word stays, and so is as good as zero.
-    let update = other.word(u16::from_ne_bytes([ttl, 0]), u16::from_ne_bytes([aged, 0]));
-    header[8] = aged;
+    // One less is one less, from wherever: so what changes is a constant.
+    let [one, zero] = [[1, 0], [0, 0]].map(u16::from_ne_bytes);
+    let update = if ttl == 0 { other } else { other.word(one, zero) };
+    header[8] = ttl.saturating_sub(1);
     store(header, 10, update.apply(u16::from_ne_bytes(load(header, 10))).to_ne_bytes());
 }
 

@@ -143,7 +143,7 @@ pub fn snapshot(services: &[Service]) -> Snapshot {
 }
 
 /// What became of one frame.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Fate {
     pub verdict: Verdict,
     /// Everything sent because of it, in order.
@@ -272,6 +272,14 @@ impl World {
     pub fn real_id(&self, address: IpAddr) -> RealId {
         let mut reals = self.ids.reals();
         reals.find(|(_, r)| r.address == address).map(|(id, _)| id).expect("such a real")
+    }
+
+    /// Takes the express lane out of service.
+    pub fn without_express(mut self) -> Self {
+        for worker in &mut self.workers {
+            worker.pipeline = Pipeline::without_express();
+        }
+        self
     }
 
     pub fn advance(&mut self, time: Duration) {
