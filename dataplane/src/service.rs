@@ -20,8 +20,9 @@ use crate::limits;
 use crate::sched::{self, Built, Target};
 use addresses::AddressMap;
 
-/// What an address is to us.
+/// What an address is to us. Number and content each in a half of one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
 pub enum Class {
     /// A VIP.
     Vip(VipId),

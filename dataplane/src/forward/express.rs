@@ -45,9 +45,20 @@ pub(super) struct Lane<'a> {
     published: &'a Published,
     counters: &'a Counters,
     now: Tick,
-    /// The interface that the burst came in on, and its address.
+    /// The interface that the burst came in on.
     device: DeviceId,
-    mac: Mac,
+    /// The first [`ADDRESSED`] bits of its frames.
+    mac: u64,
+}
+
+/// Of the first eight bytes of a frame: its destination, and whether its source is a group, which
+/// sends nothing.
+const ADDRESSED: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0]);
+
+/// What is there in a frame for `mac` from anybody who may send.
+fn addressed(mac: Mac) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
 }
 
 /// Where the lane ends.
@@ -55,7 +66,7 @@ pub(super) enum Exit {
     /// Rewritten, to be sent on this interface.
     Sent(DeviceId),
     /// As it came, to be sent to this real by tunnel.
-    Tunnel(RealId, Address),
+    Tunnel(RealId),
 }
 
 impl<'a> Lane<'a> {
@@ -69,7 +80,7 @@ impl<'a> Lane<'a> {
             counters: tables.counters,
             now: tables.now.tick(),
             device,
-            mac: tables.published.device(device)?.mac,
+            mac: addressed(tables.published.device(device)?.mac),
         })
     }
 
@@ -79,16 +90,18 @@ impl<'a> Lane<'a> {
         slot.asked = None;
         let bytes = frame.bytes();
         let Some(head) = bytes.first_chunk::<V4_HEAD>() else { return };
-        if frame.device() != self.device || head.first_chunk() != Some(&self.mac.0) {
+        let to = u64::from_ne_bytes(packet::load(head, 0)) & ADDRESSED;
+        if frame.device() != self.device || to != self.mac {
             return;
         }
         // Two lines in place of one, so that neither carries what the other family needs.
-        if head[12..15] == [0x08, 0x00, 0x45] {
+        let kind = packet::u32_at(head, 12);
+        if kind >> 8 == 0x08_00_45 {
             if let Some(head) = glance::glance_v4(bytes.len(), head) {
                 slot.v4 = true;
                 self.ask(head, slot);
             }
-        } else if head[12..14] == [0x86, 0xdd]
+        } else if kind >> 16 == 0x86_dd
             && let Some(head) = bytes.first_chunk::<V6_HEAD>()
             && let Some(head) = glance::glance_v6(bytes.len(), head)
         {
@@ -193,7 +206,7 @@ impl<'a> Lane<'a> {
             return None;
         }
         if way.forwarding == Forwarding::Tunnel {
-            return Some(Exit::Tunnel(seen.real(), way.address));
+            return Some(Exit::Tunnel(seen.real()));
         }
         if slot.ip_len > way.mtu {
             return None;
@@ -254,13 +267,11 @@ impl<'a> Lane<'a> {
         let seen = self.conns.glimpse(slot.probe, asked, &slot.key)?;
         let way = self.published.way(seen.real())?;
         let slack = match seen.state()? {
-            State::Established => way.tcp_slack,
+            State::Established if slot.tcp_flags.is_plain_ack() => way.tcp_slack,
             State::Udp => way.udp_slack,
             _ => return None,
         };
-        let ends = slot.tcp_flags.0 & (TcpFlags::SYN | TcpFlags::FIN | TcpFlags::RST) != 0;
-        let same = !ends && seen.idle(self.now) <= slack as i32;
-        same.then_some((seen, way))
+        (seen.idle(self.now) <= slack as i32).then_some((seen, way))
     }
 }
 

@@ -185,7 +185,7 @@ impl Pipeline {
         for ((frame, verdict), slot) in frames.iter_mut().zip(verdicts).zip(&*slots) {
             *verdict = match lane.forward(frame, slot, tables) {
                 Some(Exit::Sent(device)) => Verdict::Transmit(device),
-                Some(Exit::Tunnel(real, address)) => tunnel(frame, real, address, outbox, tables),
+                Some(Exit::Tunnel(real)) => tunnel(frame, real, outbox, tables),
                 None => long_way(frame, outbox, tables),
             };
         }
@@ -197,10 +197,10 @@ impl Pipeline {
 fn tunnel(
     frame: &mut Frame<'_>,
     real: RealId,
-    address: Address,
     outbox: &mut dyn Outbox,
     tables: &mut Tables<'_>,
 ) -> Verdict {
+    let address = tables.published.way(real).map_or(Address::UNSPECIFIED, |way| way.address);
     let verdict = match packet::parse(frame.bytes()) {
         Ok(packet) => deliver::through_tunnel(frame, &packet, real, address, outbox, tables),
         Err(reason) => Verdict::Drop(reason),

@@ -37,7 +37,7 @@ impl AddressMap {
     fn start(&self, address: Address) -> usize {
         let (high, low) = address.halves();
         let mixed = (high ^ low.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> self.shift) as usize
+        mixed.wrapping_shr(self.shift) as usize
     }
 
     #[inline(always)]

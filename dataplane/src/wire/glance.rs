@@ -34,12 +34,16 @@ pub struct Head {
 }
 
 impl Head {
-    /// Whether both addresses are surely those of hosts. [`glance`] leaves it open, for whoever looks
-    /// for a connection need not ask: there is none of other hosts.
+    /// Whether both addresses are surely those of hosts, and the TCP flags some that are sent. The
+    /// functions of this module leave it open: whoever looks for a connection of theirs need not ask,
+    /// for there is none of other hosts.
     #[inline(always)]
     #[must_use]
     pub const fn is_usual(&self) -> bool {
         let (from, to) = (self.source, self.destination);
+        if self.protocol == walk::TCP && !self.tcp_flags.are_sane() {
+            return false;
+        }
         if to.is_v4() {
             is_usual_v4(from.v4_bits()) && is_usual_v4(to.v4_bits())
         } else {
@@ -55,23 +59,24 @@ impl Head {
 pub fn glance(frame: &[u8]) -> Option<Head> {
     let head = frame.first_chunk::<V4_HEAD>()?;
     match u16_at(head, 12) {
-        walk::IPV4 => glance_v4(frame.len(), head),
+        // A group's address sends nothing.
+        _ if head[6] & 1 != 0 => None,
+        walk::IPV4 if head[14] == 0x45 => glance_v4(frame.len(), head),
         walk::IPV6 => glance_v6(frame.len(), frame.first_chunk()?),
         _ => None,
     }
 }
 
-/// [`glance`] at a frame with the Ethernet type of IPv4.
+/// [`glance`] at a frame from a single host, with the Ethernet type and first byte of IPv4 without
+/// options.
 #[inline(always)]
 #[must_use]
 pub fn glance_v4(frame_len: usize, head: &[u8; V4_HEAD]) -> Option<Head> {
     let ip_len = u16_at(head, 16);
     let [source, destination] = [u32_at(head, 26), u32_at(head, 30)];
-    if head[14] != 0x45
-        || u16_at(head, 20) & 0x3fff != 0
+    if u16_at(head, 20) & 0x3fff != 0
         || header_sum(head) != 0xffff
         || ETHERNET + usize::from(ip_len) > frame_len
-        || is_group(head)
         || source == destination
     {
         return None;
@@ -101,19 +106,13 @@ fn header_sum(head: &[u8; V4_HEAD]) -> u32 {
     sum.wrapping_add(sum.rotate_left(16)) >> 16
 }
 
-/// Whether the sender's MAC address is a group's: a group sends nothing.
-#[inline(always)]
-const fn is_group<const N: usize>(head: &[u8; N]) -> bool {
-    head[6] & 1 != 0
-}
-
 /// Whether an address is surely a host's: under 1/8 to 223/8, but not 127/8. The walk knows better.
 #[inline(always)]
 const fn is_usual_v4(address: u32) -> bool {
     (address.wrapping_sub(1 << 24) < 223 << 24) & (address >> 24 != 127)
 }
 
-/// [`glance`] at a frame with the Ethernet type of IPv6.
+/// [`glance`] at a frame from a single host, with the Ethernet type of IPv6.
 #[inline(always)]
 #[must_use]
 pub fn glance_v6(frame_len: usize, head: &[u8; V6_HEAD]) -> Option<Head> {
@@ -122,7 +121,6 @@ pub fn glance_v6(frame_len: usize, head: &[u8; V6_HEAD]) -> Option<Head> {
     let destination = Address::v6(load(head, 38));
     if head[14] >> 4 != 6
         || ETHERNET + usize::from(ip_len) > frame_len
-        || is_group(head)
         // Nor may one pass for IPv4 (mapped addresses).
         || destination.halves().0 == 0
         || source == destination
@@ -152,7 +150,7 @@ fn transport(
     if protocol == walk::TCP {
         let header_len = u16::from(segment[12] >> 4) * 4;
         let flags = TcpFlags(segment[13]);
-        let sound = header_len >= 20 && ahead + header_len <= ip_len && flags.are_sane();
+        let sound = header_len >= 20 && ahead + header_len <= ip_len;
         sound.then_some((ports, flags))
     } else {
         let udp_len = u16_at(segment, 4);

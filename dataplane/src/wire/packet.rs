@@ -80,6 +80,13 @@ impl TcpFlags {
         Self::NEVER_SENT >> (self.0 & 63) & 1 == 0
     }
 
+    /// Whether this is ACK, and neither SYN nor FIN nor RST: most packets.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_plain_ack(self) -> bool {
+        self.0 & (Self::ACK | Self::SYN | Self::FIN | Self::RST) == Self::ACK
+    }
+
     /// Whether every bit of `mask` is set.
     #[inline(always)]
     #[must_use]
@@ -269,7 +276,7 @@ pub(super) fn u16_at<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
 
 /// A big-endian number at a constant offset of an array.
 #[inline(always)]
-pub(super) fn u32_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+pub(crate) fn u32_at<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_be_bytes(load(bytes, at))
 }
 
