@@ -20,7 +20,7 @@ use crate::limits;
 use crate::sched::{self, Built, Target};
 use addresses::AddressMap;
 
-/// What an address is to us. Number and content each in a half of one word.
+/// What an address is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Class {
@@ -76,13 +76,10 @@ impl Service {
     }
 
     /// Ticks by which the time of a connection in `state` may lag behind: a 64th of its timeout, and
-    /// of that of its client's template. Writing it for each packet would be a locked instruction and
-    /// a dirty cache line, which with millions of connections every packet would pay for.
-    #[inline]
+    /// of that of its client's template. Written for each packet, it would dirty a cache line each.
     #[must_use]
     pub fn slack(&self, state: State) -> u32 {
-        let template =
-            if self.persistence.is_some() { self.timeout(State::Template) } else { u32::MAX };
+        let template = self.persistence.map_or(u32::MAX, |_| self.timeout(State::Template));
         self.timeout(state).min(template) / 64
     }
 }

@@ -15,7 +15,7 @@ use crate::published::{DeviceInfo, Hop, HopState};
 use crate::rewrite::nat::{Change, Endpoint};
 use crate::rewrite::tunnel::{Encapsulated, Tunnel, encapsulate};
 use crate::rewrite::{self, fragment_v4, icmp, mss, nat};
-use crate::wire::packet::{Kind, Packet, TcpFlags};
+use crate::wire::packet::{self, Kind, Packet, TcpFlags};
 
 /// How the packets of one direction of a connection travel on.
 #[derive(Clone, Copy, Debug)]
@@ -231,8 +231,22 @@ fn to_client(
     Verdict::Transmit(hop.device)
 }
 
+/// Sends a packet of a connection about which nothing changes to its real, in a tunnel.
+pub(super) fn by_tunnel(
+    frame: &mut Frame<'_>,
+    real: RealId,
+    outbox: &mut dyn Outbox,
+    tables: &mut Tables<'_>,
+) -> Verdict {
+    let address = tables.published.way(real).map_or(Address::UNSPECIFIED, |way| way.address);
+    match packet::parse(frame.bytes()) {
+        Ok(packet) => through_tunnel(frame, &packet, real, address, outbox, tables),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
 /// Sends a packet to a real, by its number and address, in a tunnel.
-pub(super) fn through_tunnel(
+fn through_tunnel(
     frame: &mut Frame<'_>,
     packet: &Packet,
     real: RealId,

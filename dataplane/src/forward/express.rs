@@ -61,14 +61,6 @@ fn addressed(mac: Mac) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
 }
 
-/// Where the lane ends.
-pub(super) enum Exit {
-    /// Rewritten, to be sent on this interface.
-    Sent(DeviceId),
-    /// As it came, to be sent to this real by tunnel.
-    Tunnel(RealId),
-}
-
 impl<'a> Lane<'a> {
     /// For a burst of which this is a frame. None if its interface is not known.
     pub(super) fn new(frame: &Frame<'_>, tables: &Tables<'a>) -> Option<Self> {
@@ -173,7 +165,7 @@ impl<'a> Lane<'a> {
         frame: &mut Frame<'_>,
         slot: &Slot,
         tables: &Tables<'_>,
-    ) -> Option<Exit> {
+    ) -> Option<DeviceId> {
         let asked = slot.asked?;
         let bytes = frame.bytes_mut();
         if slot.v4 {
@@ -190,7 +182,7 @@ impl<'a> Lane<'a> {
         asked: Asked,
         slot: &Slot,
         tables: &Tables<'_>,
-    ) -> Option<Exit> {
+    ) -> Option<DeviceId> {
         match asked {
             Asked::Request => self.request(head, slot),
             Asked::Reply => self.reply(head, slot, Asked::Reply, tables),
@@ -199,16 +191,10 @@ impl<'a> Lane<'a> {
     }
 
     #[inline(always)]
-    fn request<H: Headers>(self, head: &mut H, slot: &Slot) -> Option<Exit> {
+    fn request<H: Headers>(self, head: &mut H, slot: &Slot) -> Option<DeviceId> {
         let (seen, way) = self.unchanged(slot, Asked::Request)?;
         let hop = head.sender() << 8 | u64::from(self.device.0);
-        if seen.last_hop() != hop {
-            return None;
-        }
-        if way.forwarding == Forwarding::Tunnel {
-            return Some(Exit::Tunnel(seen.real()));
-        }
-        if slot.ip_len > way.mtu {
+        if seen.last_hop() != hop || slot.ip_len > way.mtu {
             return None;
         }
         let real = Endpoint { address: way.address, port: seen.real_port() };
@@ -218,12 +204,26 @@ impl<'a> Lane<'a> {
             let (local, port) = seen.local()?;
             let local = Endpoint { address: self.published.services.local(local)?, port };
             head.translate(&Change { source: Some(local), destination: Some(real) })?;
+        } else if way.forwarding == Forwarding::Tunnel {
+            return None;
         }
         head.link(&way.link);
         let counters = self.counters.real(seen.real());
         counters.packets_in.add(1);
         counters.bytes_in.add(u64::from(slot.ip_len));
-        Some(Exit::Sent(way.device))
+        Some(way.device)
+    }
+
+    /// The real that a packet which [`Self::forward`] did not take is to be sent to by tunnel, if
+    /// nothing about its connection changes.
+    pub(super) fn tunnel(self, frame: &Frame<'_>, slot: &Slot) -> Option<RealId> {
+        if slot.asked != Some(Asked::Request) {
+            return None;
+        }
+        let (seen, way) = self.unchanged(slot, Asked::Request)?;
+        let head: &[u8; V4_HEAD] = frame.bytes().first_chunk()?;
+        let same = seen.last_hop() == head.sender() << 8 | u64::from(self.device.0);
+        (way.forwarding == Forwarding::Tunnel && same).then_some(seen.real())
     }
 
     #[inline(always)]
@@ -233,7 +233,7 @@ impl<'a> Lane<'a> {
         slot: &Slot,
         asked: Asked,
         tables: &Tables<'_>,
-    ) -> Option<Exit> {
+    ) -> Option<DeviceId> {
         let (seen, way) = self.unchanged(slot, asked)?;
         let through_us = asked != Asked::Reply || way.forwarding == Forwarding::Nat;
         if head.source() != way.address || !through_us {
@@ -257,7 +257,7 @@ impl<'a> Lane<'a> {
         let counters = self.counters.real(seen.real());
         counters.packets_out.add(1);
         counters.bytes_out.add(u64::from(slot.ip_len));
-        Some(Exit::Sent(to))
+        Some(to)
     }
 
     /// The packet's connection and its real, if nothing about the connection changes: neither its

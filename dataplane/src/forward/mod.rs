@@ -15,7 +15,7 @@ use std::sync::Mutex;
 
 use dataplane_api::counter::{Event, Reason};
 
-use crate::address::{Address, Mac, RealId, VipId};
+use crate::address::{Address, Mac, VipId};
 use crate::clock::Instant;
 use crate::conn::tcp::Direction;
 use crate::conn::{self, Ended, Found, Identity, LastHop, Ports, State, Table};
@@ -31,7 +31,7 @@ use crate::wire::packet::{self, Fragment, Kind, Packet};
 
 use deliver::deliver;
 pub use deliver::{Delivery, Paths};
-use express::{Exit, Lane, Slot};
+use express::{Lane, Slot};
 use observe::observe;
 
 /// What all workers share.
@@ -184,28 +184,26 @@ impl Pipeline {
         lane.probe(slots);
         for ((frame, verdict), slot) in frames.iter_mut().zip(verdicts).zip(&*slots) {
             *verdict = match lane.forward(frame, slot, tables) {
-                Some(Exit::Sent(device)) => Verdict::Transmit(device),
-                Some(Exit::Tunnel(real)) => tunnel(frame, real, outbox, tables),
-                None => long_way(frame, outbox, tables),
+                Some(device) => Verdict::Transmit(device),
+                None => other(lane, frame, slot, outbox, tables),
             };
         }
     }
 }
 
-/// A packet of a tunnelled connection about which nothing changes.
+/// What the express lane does not take to its end.
 #[inline(never)]
-fn tunnel(
+fn other(
+    lane: Lane<'_>,
     frame: &mut Frame<'_>,
-    real: RealId,
+    slot: &Slot,
     outbox: &mut dyn Outbox,
     tables: &mut Tables<'_>,
 ) -> Verdict {
-    let address = tables.published.way(real).map_or(Address::UNSPECIFIED, |way| way.address);
-    let verdict = match packet::parse(frame.bytes()) {
-        Ok(packet) => deliver::through_tunnel(frame, &packet, real, address, outbox, tables),
-        Err(reason) => Verdict::Drop(reason),
-    };
-    counted(verdict, tables)
+    match lane.tunnel(frame, slot) {
+        Some(real) => counted(deliver::by_tunnel(frame, real, outbox, tables), tables),
+        None => long_way(frame, outbox, tables),
+    }
 }
 
 fn counted(verdict: Verdict, tables: &Tables<'_>) -> Verdict {
