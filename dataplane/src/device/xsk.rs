@@ -22,7 +22,10 @@ use crate::address::DeviceId;
 use crate::counters::Counters;
 use crate::frame::{Frame, Outbox, Verdict};
 use crate::limits::{BURST, FRAME_SIZE, INTERFACES};
+use crate::prefetch::prefetch;
 
+/// Bytes that the processor fetches at once.
+const CACHE_LINE: u16 = 64;
 /// Longest sleep while the kernel still has to be asked to transmit.
 const UNSENT_WAIT: Duration = Duration::from_millis(1);
 
@@ -237,6 +240,14 @@ impl XskDevice {
                 // SAFETY: `receive` took it out of the ring and made it `HELD`; each index occurs
                 // once, and the outbox takes free frames only.
                 let chunk = unsafe { memory.chunk(index) };
+                // Another core has written it: the first look at a header would wait for it to come
+                // over, which takes longer than all the rest of forwarding.
+                for line in [start, start + CACHE_LINE] {
+                    if let Some(byte) = chunk.get(usize::from(line)).filter(|_| line < start + len)
+                    {
+                        prefetch(byte);
+                    }
+                }
                 Frame::new(chunk, usize::from(start), usize::from(len), id)
             });
             counters.device(id).rx_packets.add(count as u64);
