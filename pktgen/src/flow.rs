@@ -85,14 +85,15 @@ impl Clients {
 }
 
 /// Last 32 bits of an address.
-fn low(address: IpAddr) -> u32 {
+pub(crate) fn low(address: IpAddr) -> u32 {
     match address {
         IpAddr::V4(v4) => v4.to_bits(),
         IpAddr::V6(v6) => v6.to_bits() as u32,
     }
 }
 
-fn with_low(address: IpAddr, low: u32) -> IpAddr {
+/// An address with other last 32 bits.
+pub(crate) fn with_low(address: IpAddr, low: u32) -> IpAddr {
     match address {
         IpAddr::V4(_) => Ipv4Addr::from_bits(low).into(),
         IpAddr::V6(v6) => {

@@ -33,7 +33,9 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// One stretch of traffic.
+/// One stretch of traffic. In `cps`, a step: there `requests` counts connections instead of packets
+/// (due, begun as sent, completed as received, failed as lost; latency is the time to open one),
+/// and so does the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     /// Engine of the generator: `af_xdp` or `xdp`.
@@ -63,6 +65,23 @@ pub struct Trial {
     pub limit: Limit,
     /// Use of each core of the machine, in order.
     pub cores: Vec<Core>,
+    /// What was sent beside it; only in `flood`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flood: Option<Flood>,
+}
+
+/// Packets from random sources beside the good traffic. They are in the ledger, but not in
+/// `requests`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Flood {
+    /// SYNs due and sent.
+    pub syn: [u64; 2],
+    /// UDP packets due and sent.
+    pub udp: [u64; 2],
+    /// Of all these, those that came out at the real servers.
+    pub arrived: u64,
+    /// Sent a second.
+    pub sent_pps: f64,
 }
 
 /// One way of the traffic.

@@ -73,6 +73,12 @@ impl NetNs {
         run(&format!("ip -n {} {arguments}", self.0));
     }
 
+    /// `ip` inside, whether it succeeds or not.
+    pub(crate) fn try_ip(&self, arguments: &str) {
+        let words = arguments.split_whitespace();
+        let _ = Command::new("ip").args(["-n", &self.0]).args(words).output();
+    }
+
     /// A pair of veth interfaces with two queues each, up, without addresses.
     pub(crate) fn veth(&self, a: &str, b: &str) {
         let queues = "numrxqueues 2 numtxqueues 2";
