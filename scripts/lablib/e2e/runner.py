@@ -9,8 +9,6 @@ import time
 import traceback
 
 from .. import balancer, lab as lab_command
-from ..methods import LO_VIPS
-from ..topology import Lab
 from . import GROUPS
 
 
@@ -78,7 +76,7 @@ def report(chosen):
 
 def run_group(group, tests):
     """Yields (test, None or the problem in words) for each test, all in one lab."""
-    lab = Lab(queues=group.queues, lo_vips=LO_VIPS, name="xve2e")
+    lab = group.make_lab()
     try:
         setup_problem = None
         try:

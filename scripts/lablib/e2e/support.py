@@ -32,7 +32,13 @@ class Group:
     @classmethod
     def tests(cls):
         """Names of the tests, in order."""
-        return [n for n, f in vars(cls).items() if callable(f) and not n.startswith("_") and n != "text"]
+        return [n for n, f in vars(cls).items() if callable(f) and not n.startswith("_")
+                and n != "text"]
+
+    @classmethod
+    def make_lab(cls):
+        """A lab for the group."""
+        return topology.Lab(queues=cls.queues, lo_vips=methods.LO_VIPS, name="xve2e")
 
     def text(self):
         """xvip.toml for tests that do not start the balancer themselves."""
