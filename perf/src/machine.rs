@@ -5,13 +5,13 @@ use std::process::Command;
 
 use dataplane::clock::{self, Instant};
 use rustix::time::{ClockId, clock_gettime};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Share of the core's time that others may take before a run counts as contended.
 const TOLERATED: f64 = 0.05;
 
 /// The machine and the program.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// Processor model, from `/proc/cpuinfo`.
     pub(crate) cpu: String,
@@ -26,7 +26,7 @@ pub(crate) struct Machine {
     /// Revision of the source, if the program is run inside its repository.
     pub(crate) commit: Option<String>,
     /// Version of this program.
-    pub(crate) version: &'static str,
+    pub(crate) version: String,
 }
 
 impl Machine {
@@ -42,7 +42,7 @@ impl Machine {
                 .unwrap_or(0),
             huge_pages: read("/sys/kernel/mm/transparent_hugepage/enabled").trim().to_owned(),
             commit: commit(),
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 }
@@ -60,7 +60,10 @@ fn commit() -> Option<String> {
         output.status.success().then(|| text.trim().to_owned())
     };
     let id = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let changed = !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    // Records and what is made of them are results, not the program.
+    let program = [":(top)", ":(top,exclude)perf/records", ":(top,exclude)docs"];
+    let status = ["status", "--porcelain", "--untracked-files=no", "--"];
+    let changed = !git(&[&status[..], &program[..]].concat())?.is_empty();
     Some(if changed { format!("{id}+changes") } else { id })
 }
 
@@ -75,7 +78,7 @@ pub(crate) struct Watch {
 }
 
 /// What else happened on the core while a run lasted.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Quiet {
     /// Load average before the run (1, 5, 15 minutes).
     pub(crate) load_before: String,
@@ -146,7 +149,8 @@ fn switches() -> u64 {
     value_of(&status, "nonvoluntary_ctxt_switches").and_then(first_number).unwrap_or(0)
 }
 
-fn load() -> String {
+/// Load average of 1, 5 and 15 minutes.
+pub(crate) fn load() -> String {
     read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 

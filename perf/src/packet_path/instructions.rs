@@ -45,7 +45,7 @@ pub(crate) struct Options {
 }
 
 /// Instructions a packet.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Counts {
     /// Of the path: parse, look up, rewrite.
     pub(crate) path: f64,

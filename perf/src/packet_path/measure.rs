@@ -1,15 +1,18 @@
 //! Short rounds, taken in turn, so that what disturbs one kind disturbs the others as much.
 
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dataplane::clock;
+use dataplane::limits::BURST;
 
 use super::scene::{Scene, Traffic};
 use crate::machine;
 
 /// Packets of a round: well below the time slice of a scheduler, so that on a shared core most
 /// rounds are whole.
-const ROUND: usize = 16_384;
+const ROUND: usize = if cfg!(test) { 1024 } else { 16_384 };
 /// Fewest rounds of each kind.
 const ROUNDS: usize = 20;
 /// Share of a round in which the thread may be without its core before the round is left out.
@@ -98,6 +101,58 @@ pub(crate) fn measure(
         });
     }
     times
+}
+
+/// The same for requests by several workers at once, each on its own core and all through the whole
+/// table, so that any connection is touched by any of them: what sharing costs at worst.
+pub(crate) fn measure_together(
+    scenes: &mut [Scene],
+    cores: &[usize],
+    requests: &Traffic,
+    time: Duration,
+) -> Vec<Times> {
+    let workers = scenes.len();
+    let (barrier, go_on) = (Barrier::new(workers), AtomicBool::new(true));
+    let started = clock::now();
+    let work = |number: usize, scene: &mut Scene| {
+        if let Some(core) = cores.get(number) {
+            // One that cannot be pinned shows in its broken rounds.
+            core_affinity::set_for_current(core_affinity::CoreId { id: *core });
+        }
+        let bursts = ROUND / BURST;
+        let packets = bursts * BURST;
+        let mut times = Times::default();
+        let mut one = requests.patches.len() / workers * number;
+        let (mut two, mut three) = (one, requests.patches.len() / 2);
+        scene.forward(requests, &mut one, BURST, bursts);
+        loop {
+            if number == 0 {
+                let enough = clock::now().since(started) >= time && times.raw.count() >= ROUNDS;
+                go_on.store(!enough, Ordering::Relaxed);
+            }
+            barrier.wait();
+            if !go_on.load(Ordering::Relaxed) {
+                return times;
+            }
+            times.raw.time(packets, || scene.forward(requests, &mut one, BURST, bursts));
+            barrier.wait();
+            times.restore.time(packets, || scene.restore(requests, &mut two, BURST, bursts));
+            barrier.wait();
+            times.lookup.time(packets, || {
+                std::hint::black_box(scene.look_up(requests, &mut three, BURST, bursts));
+            });
+        }
+    };
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = scenes
+            .iter_mut()
+            .enumerate()
+            .map(|(number, scene)| scope.spawn(move || work(number, scene)))
+            .collect();
+        let joined = threads.into_iter().map(|t| t.join());
+        joined.map(|t| t.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }
 
 impl Rounds {

@@ -2,14 +2,16 @@
 //! beside the bare lookup of the same connections in the same table.
 
 pub(crate) mod instructions;
-mod measure;
-mod report;
-mod scene;
-mod traffic;
+pub(crate) mod measure;
+pub(crate) mod report;
+pub(crate) mod scene;
+pub(crate) mod shape;
+pub(crate) mod traffic;
 mod verify;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,12 +19,13 @@ use clap::{Args, ValueEnum};
 use dataplane::limits::{self, BURST};
 use dataplane_api::service::Forwarding;
 
-use crate::machine::{Machine, Watch, round};
+use crate::machine::{Machine, Quiet, Watch, round};
+use crate::record::{Measured, Record};
 use instructions::Counts;
 use measure::{Rounds, measure};
 use report::{Report, Row};
 use scene::{Direction, FULLNAT_MAX, Scene};
-use traffic::Family;
+pub(crate) use traffic::Family;
 
 /// Forwarding method, as an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -86,6 +89,12 @@ pub(crate) struct Options {
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
+    /// Records the run in this directory, for `xvip-perf report`.
+    #[arg(long)]
+    record: Option<PathBuf>,
+    /// Name of the record: a run of the same name takes its place.
+    #[arg(long, default_value = "path")]
+    record_as: String,
 }
 
 /// Measures.
@@ -100,13 +109,22 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut report = Report::new(machine, options);
     let watch = Watch::start(options.core);
     for scene in scenes(options) {
-        report.say(&scene_rows(scene, options, &counts)?);
+        report.say(scene_rows(scene, options, &counts)?);
     }
-    report.finish(watch.finish());
+    let quiet = watch.finish();
+    if let Some(dir) = &options.record {
+        record(&report, &quiet, options).save(dir)?;
+    }
+    report.finish(quiet);
     Ok(())
 }
 
-fn pin(core: usize) -> anyhow::Result<()> {
+fn record(report: &Report, quiet: &Quiet, options: &Options) -> Record {
+    let (machine, rows) = (report.machine.clone(), report.rows.clone());
+    Record::new(&options.record_as, "in memory", machine, quiet.clone(), Measured::Core(rows))
+}
+
+pub(crate) fn pin(core: usize) -> anyhow::Result<()> {
     let cores = core_affinity::get_core_ids().context("this machine's cores")?;
     let id = cores.into_iter().find(|c| c.id == core);
     match id {
@@ -213,7 +231,7 @@ fn scene_rows(
 /// The table is made a little larger, and that has a limit.
 const LIMIT: u32 = limits::CONNECTIONS / 9 * 8;
 
-fn number(text: &str) -> Result<u32, String> {
+pub(crate) fn number(text: &str) -> Result<u32, String> {
     let lower = text.to_ascii_lowercase();
     let (digits, unit) = match lower.strip_suffix(['k', 'm']) {
         Some(digits) if lower.ends_with('k') => (digits, 1_000),
@@ -234,7 +252,9 @@ pub(crate) fn burst(text: &str) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::shape::Shape;
     use super::*;
+    use dataplane::address::RealId;
 
     #[test]
     fn every_method_forwards_what_it_opened() {
@@ -250,6 +270,24 @@ mod tests {
                 assert_eq!(scene.look_up(&requests, &mut 0, 64, 10), 640);
             }
         }
+    }
+
+    #[test]
+    fn several_services_and_workers_forward_what_one_of_them_opened() {
+        let shape =
+            Shape { services: 9, reals: 3, ..Shape::plain(Forwarding::Nat, Family::V4, 999) };
+        let mut scene = Scene::of(shape).unwrap();
+        let (requests, replies) = scene.open(|_| {}).unwrap();
+        let replies = replies.unwrap();
+        let mut other = scene.beside(1, 2);
+        for scene in [&mut scene, &mut other] {
+            scene.verify(&requests).unwrap();
+            scene.verify(&replies).unwrap();
+            scene.forward(&requests, &mut 0, 64, 16);
+            scene.check_drops().unwrap();
+        }
+        let loads = (0..27).map(|real| scene.shared.loads.of(RealId(real)).active());
+        assert_eq!(loads.collect::<Vec<_>>(), [37; 27]);
     }
 
     #[test]

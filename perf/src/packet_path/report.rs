@@ -1,7 +1,7 @@
 //! The figures, as one JSON object or as a table; see `perf/README.md` for what they mean.
 
 use dataplane_api::service::Forwarding;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Options;
 use super::instructions::Counts;
@@ -13,7 +13,7 @@ use crate::machine::{Machine, Quiet};
 const SCHEMA: u32 = 1;
 
 /// One case.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) method: Forwarding,
     pub(crate) direction: Direction,
@@ -40,12 +40,12 @@ pub(crate) struct Row {
 #[derive(Serialize)]
 pub(crate) struct Report {
     schema: u32,
-    machine: Machine,
+    pub(crate) machine: Machine,
     core: usize,
     seconds: f64,
     #[serde(skip)]
     json: bool,
-    rows: Vec<serde_json::Value>,
+    pub(crate) rows: Vec<Row>,
     #[serde(skip_serializing_if = "Option::is_none")]
     quiet: Option<Quiet>,
 }
@@ -89,13 +89,11 @@ impl Report {
 
     /// Adds rows.
     #[allow(clippy::print_stdout)]
-    pub(crate) fn say(&mut self, rows: &[Row]) {
-        for row in rows {
-            if !self.json {
-                println!("{}", line(row));
-            }
-            self.rows.extend(serde_json::to_value(row));
+    pub(crate) fn say(&mut self, rows: Vec<Row>) {
+        if !self.json {
+            rows.iter().for_each(|row| println!("{}", line(row)));
         }
+        self.rows.extend(rows);
     }
 
     /// Ends the report.

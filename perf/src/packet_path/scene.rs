@@ -1,10 +1,10 @@
-//! A data plane in memory: one service, sixteen reals, and a table full of connections that were all
-//! opened by packets.
+//! A data plane in memory: services, reals, and a table full of connections that were all opened by
+//! packets. Several workers may forward with it, as they share it in the data plane.
 
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, ensure};
-use dataplane::address::{DeviceId, Mac};
+use dataplane::address::DeviceId;
 use dataplane::clock::{self, Instant};
 use dataplane::conn::{Ports, Probe, Table};
 use dataplane::counters::Counters;
@@ -13,43 +13,42 @@ use dataplane::fragment::Fragments;
 use dataplane::frame::{Frame, Outbox, Verdict};
 use dataplane::ids::{Ids, Used};
 use dataplane::limits::{BURST, FRAME_SIZE, HEADROOM};
-use dataplane::published::{DeviceInfo, Facts, Hop, HopState, Published};
+use dataplane::published::Published;
 use dataplane::routes::Asks;
 use dataplane::sched::load::Loads;
-use dataplane::service::ServiceTable;
 use dataplane::wire::packet::{self, TcpFlags};
 use dataplane_api::counter::{Event, Reason};
-use dataplane_api::service::{
-    Engine, Forwarding, Listen, LocalPool, PortRange, Protocol, Real, ReplyPath, Scheduler,
-    SchedulerFlags, Service, Snapshot, Timeouts, Weight,
-};
+use dataplane_api::service::Forwarding;
 
+use super::shape::{
+    GATEWAY_MAC, INSIDE, INSIDE_MAC, OUTSIDE, OUTSIDE_MAC, REAL_MAC, REAL_PORT, Shape, published,
+    snapshot,
+};
 use super::traffic::{Ends, Family, Patch, Random, Role, Template};
 use crate::machine;
 
-/// Reals of the service.
-const REALS: u32 = 16;
 /// The table has room for an eighth more connections than there are: one filled to the last entry
 /// may refuse a connection whose two buckets are both full.
 const SPARE: u32 = 8;
 /// Frame buffers, used in turn as those of a UMEM are.
 const FRAMES: usize = 4096;
-/// The interface towards the clients, and that towards the reals.
-const OUTSIDE: DeviceId = DeviceId(0);
-const INSIDE: DeviceId = DeviceId(1);
-const OUTSIDE_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
-const INSIDE_MAC: Mac = Mac([2, 0, 0, 0, 0, 2]);
-const GATEWAY_MAC: Mac = Mac([2, 0, 0, 0, 0, 3]);
-const REAL_MAC: Mac = Mac([2, 0, 0, 0, 0, 4]);
-const VIP_PORT: u16 = 80;
-const REAL_PORT: u16 = 8080;
-
 /// Most connections that full NAT can have in a service of one protocol: 64 local addresses, a few
 /// ports left free so that finding one stays quick.
 pub(crate) const FULLNAT_MAX: u32 = 4_000_000;
 
 /// From whom the packets come that are measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Direction {
     /// From clients.
@@ -68,12 +67,10 @@ pub(crate) struct Traffic {
 
 /// Everything a worker forwards with.
 pub(crate) struct Scene {
-    method: Forwarding,
-    family: Family,
-    connections: u32,
-    published: Published,
+    shape: Shape,
+    published: Arc<Published>,
     /// Table and all.
-    pub(crate) shared: Shared,
+    pub(crate) shared: Arc<Shared>,
     counters: Counters,
     local: Local,
     pipeline: Pipeline,
@@ -105,37 +102,59 @@ impl Scene {
         family: Family,
         connections: u32,
     ) -> anyhow::Result<Self> {
-        let snapshot = snapshot(method, family, connections);
+        Self::of(Shape::plain(method, family, connections))
+    }
+
+    /// An empty table, and services.
+    pub(crate) fn of(shape: Shape) -> anyhow::Result<Self> {
+        let snapshot = snapshot(&shape);
         let ids =
             Ids::default().assign(None, &snapshot, &Used::default()).map_err(anyhow::Error::msg)?;
         let before = machine::resident();
-        let capacity = connections + connections / SPARE;
-        let conns = Table::new_private(capacity, connections);
+        let capacity = shape.connections + shape.connections / SPARE;
+        let conns = Table::new_private(capacity, shape.connections);
         let ports = Ports::new(snapshot.local.addresses.len()).context("local ports")?;
-        let bytes = machine::resident() - before;
+        let bytes = machine::resident().saturating_sub(before);
+        let shared = Shared {
+            conns,
+            ports,
+            loads: Loads::default(),
+            fragments: Mutex::new(Fragments::new()),
+            paths: Paths::default(),
+            asks: Asks::default(),
+        };
+        let published = Arc::new(published(&snapshot, &ids, &shape)?);
         let bytes_per_connection = bytes as f64 / f64::from(capacity);
-        Ok(Self {
-            method,
-            family,
-            connections,
-            published: published(&snapshot, &ids, family)?,
-            shared: Shared {
-                conns,
-                ports,
-                loads: Loads::default(),
-                fragments: Mutex::new(Fragments::new()),
-                paths: Paths::default(),
-                asks: Asks::default(),
-            },
+        Ok(Self::worker(shape, published, Arc::new(shared), bytes_per_connection, (0, 1)))
+    }
+
+    /// Another worker on the same table: number `number` of `workers`.
+    pub(crate) fn beside(&self, number: usize, workers: usize) -> Self {
+        let (published, shared) = (Arc::clone(&self.published), Arc::clone(&self.shared));
+        let worker = (number, workers);
+        Self::worker(self.shape, published, shared, self.bytes_per_connection, worker)
+    }
+
+    fn worker(
+        shape: Shape,
+        published: Arc<Published>,
+        shared: Arc<Shared>,
+        bytes_per_connection: f64,
+        (number, workers): (usize, usize),
+    ) -> Self {
+        Self {
+            shape,
+            published,
+            shared,
             counters: Counters::default(),
-            local: Local::new(0, 1),
+            local: Local::new(number, workers),
             pipeline: Pipeline::default(),
             verdicts: [Verdict::Held; BURST],
             ring: vec![Buffer([0; FRAME_SIZE]); FRAMES],
             at: 0,
             clock: clock::now,
             bytes_per_connection,
-        })
+        }
     }
 
     /// Stops its clock: for counting, where every packet should meet the same.
@@ -150,10 +169,10 @@ impl Scene {
         &mut self,
         mut timed: impl FnMut(u64),
     ) -> anyhow::Result<(Traffic, Option<Traffic>)> {
-        let (method, family) = (self.method, self.family);
-        let vip = (family.address(Role::Vip, 0), VIP_PORT);
+        let shape = self.shape;
+        let Shape { method, family, .. } = shape;
         let two_way = !method.is_one_way();
-        let to_vip = |i| Ends { source: family.client(i), destination: vip };
+        let to_vip = |i| Ends { source: family.client(i), destination: shape.vip(i) };
         let from_client =
             |flags| Template::new(family, flags, (GATEWAY_MAC, OUTSIDE_MAC), to_vip(0));
         let (syn, ack) = (from_client(TcpFlags::SYN), from_client(TcpFlags::ACK));
@@ -171,7 +190,7 @@ impl Scene {
         let mut replies = self.traffic(from_real(TcpFlags::ACK), INSIDE);
         let mut burst = Vec::with_capacity(BURST);
         let mut sent = Vec::with_capacity(BURST);
-        let connections: Vec<u32> = (0..self.connections).collect();
+        let connections: Vec<u32> = (0..shape.connections).collect();
         for numbers in connections.chunks(BURST) {
             let patches = |template: &Template| {
                 numbers.iter().map(|&i| template.patch(to_vip(i))).collect::<Vec<_>>()
@@ -201,18 +220,18 @@ impl Scene {
         let (used, half_open) = (self.shared.conns.used(), self.shared.conns.half_open());
         let evicted = self.counters.events(Event::HalfOpenEvicted);
         ensure!(
-            used == self.connections && half_open == 0,
+            used == shape.connections && half_open == 0,
             "of {} connections {used} were opened, {half_open} of them half, {evicted} evicted",
-            self.connections
+            shape.connections
         );
-        let mut random = Random(u64::from(self.connections));
+        let mut random = Random(u64::from(shape.connections));
         random.shuffle(&mut requests.patches);
         random.shuffle(&mut replies.patches);
         Ok((requests, two_way.then_some(replies)))
     }
 
     fn traffic(&self, template: Template, device: DeviceId) -> Traffic {
-        Traffic { template, device, patches: Vec::with_capacity(self.connections as usize) }
+        Traffic { template, device, patches: Vec::with_capacity(self.shape.connections as usize) }
     }
 
     /// Puts packets where the next burst will be received.
@@ -327,7 +346,7 @@ impl Scene {
         let mut sent: Vec<Vec<u8>> = Vec::new();
         let patches = &traffic.patches[..traffic.patches.len().min(BURST)];
         self.burst(&traffic.template, patches, traffic.device, |bytes| sent.push(bytes.to_vec()));
-        let (method, family) = (self.method, self.family);
+        let Shape { method, family, .. } = self.shape;
         for bytes in &sent {
             super::verify::sent(bytes, method, family, traffic.device == OUTSIDE)
                 .with_context(|| format!("a {method:?} packet over {family:?} left wrongly"))?;
@@ -378,62 +397,4 @@ fn frames(
         Some(buffer) => Frame::new(&mut buffer.0, HEADROOM, len, device),
         None => Frame::new(&mut [], 0, 0, device),
     })
-}
-
-fn snapshot(method: Forwarding, family: Family, connections: u32) -> Snapshot {
-    let locals = match method {
-        Forwarding::Fullnat => connections.div_ceil(62_500).max(1),
-        Forwarding::Nat | Forwarding::Direct | Forwarding::Tunnel => 0,
-    };
-    let real = |number| Real {
-        name: format!("real{number}"),
-        address: family.address(Role::Real, number).into(),
-        port: (!method.is_one_way()).then_some(REAL_PORT),
-        weight: Weight::default(),
-        upper_threshold: None,
-        lower_threshold: None,
-    };
-    let service = Service {
-        name: "measured".into(),
-        protocol: Protocol::Tcp,
-        listen: vec![Listen {
-            address: family.address(Role::Vip, 0).into(),
-            ports: PortRange { first: VIP_PORT, last: VIP_PORT },
-        }],
-        forwarding: method,
-        scheduler: Scheduler::Rr,
-        scheduler_flags: SchedulerFlags::default(),
-        persistence: None,
-        timeouts: None,
-        reals: (0..REALS).map(real).collect(),
-    };
-    Snapshot {
-        engine: Engine::default(),
-        interfaces: Vec::new(),
-        timeouts: Timeouts::default(),
-        local: LocalPool {
-            addresses: (0..locals).map(|n| family.address(Role::Local, n).into()).collect(),
-            ..LocalPool::default()
-        },
-        reply: ReplyPath::default(),
-        services: vec![service],
-    }
-}
-
-fn published(snapshot: &Snapshot, ids: &Ids, family: Family) -> anyhow::Result<Published> {
-    let services = ServiceTable::compile(snapshot, ids, None).map_err(anyhow::Error::msg)?;
-    let device = |mac| DeviceInfo { mac, mtu: 1500, usable: true, ..DeviceInfo::default() };
-    let hop = Hop {
-        device: INSIDE,
-        mac: REAL_MAC,
-        source: family.address(Role::Own, 0),
-        mtu: 1500,
-        state: HopState::Resolved,
-    };
-    Ok(Published::new(Facts {
-        services: Arc::new(services),
-        hops: vec![hop; REALS as usize].into(),
-        devices: vec![device(OUTSIDE_MAC), device(INSIDE_MAC)].into(),
-        replies: None,
-    }))
 }

@@ -10,7 +10,18 @@ const ETHERNET: usize = 14;
 const COPY: usize = 80;
 
 /// Address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Family {
     /// IPv4: 60 bytes without the frame check sequence, which is the least Ethernet has.

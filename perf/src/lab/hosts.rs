@@ -1,0 +1,61 @@
+//! A lab whose clients and real servers are the kernel's own: nodes with addresses and routes.
+//!
+//! ```text
+//!   client                   lb                     server
+//!   cli0 ───────────────── front
+//!                            back ───────────────── srv0      real servers, routed by the balancer
+//! ```
+
+use anyhow::Context;
+
+use super::{BACK, BALANCER, CLIENT_LINK, FRONT, Lab, Links, Plan, SERVER_LINK, sweep};
+use crate::packet_path::Family;
+
+/// Node of the clients.
+pub(crate) const CLIENT: &str = "client";
+/// Node of the real servers.
+pub(crate) const SERVER: &str = "server";
+
+/// What hosts under load are given, each of them alike: ports and queues that are no limit.
+const SETTINGS: [(&str, &str); 4] = [
+    ("net.ipv4.ip_local_port_range", "\"1024 65535\""),
+    ("net.ipv4.tcp_max_syn_backlog", "65535"),
+    ("net.core.somaxconn", "65535"),
+    // A port of a closed connection may serve again as soon as time stamps tell the two apart.
+    ("net.ipv4.tcp_tw_reuse", "1"),
+];
+
+impl Lab {
+    /// Client, balancer and server; the server has the addresses of `reals` real servers. All that the
+    /// client and the server send is as on a wire: whole packets of at most the MTU, with checksums. Waits
+    /// until no other measurement runs on the machine.
+    ///
+    /// # Errors
+    /// If anything cannot be made; what was made until then is removed.
+    pub(crate) fn hosts(reals: u16) -> anyhow::Result<Self> {
+        let mut lab = Self::empty()?;
+        for node in [CLIENT, BALANCER, SERVER] {
+            let made = lab.add(node)?;
+            for (key, value) in SETTINGS {
+                made.sysctl(key, value).with_context(|| key.to_owned())?;
+            }
+        }
+        let Links { queues, front_mtu, back_mtu } = Links::default();
+        lab.link((CLIENT, CLIENT_LINK), (BALANCER, FRONT), queues, front_mtu)?;
+        lab.link((SERVER, SERVER_LINK), (BALANCER, BACK), queues, back_mtu)?;
+        lab.balancer().ip(&Plan::balancer_addresses(FRONT, BACK))?;
+        let plan = Plan::new(Family::V4);
+        let length = plan.prefix();
+        lab.node(CLIENT).ip(&[
+            format!("addr add {}/{length} dev {CLIENT_LINK}", plan.client()),
+            format!("route add default via {}", plan.front()),
+        ])?;
+        let mut lines: Vec<_> = (0..reals)
+            .map(|n| format!("addr add {}/{length} dev {SERVER_LINK}", plan.real(n)))
+            .collect();
+        lines.push(format!("route add default via {}", plan.back()));
+        lab.node(SERVER).ip(&lines)?;
+        lab.measuring = Some(sweep::alone()?);
+        Ok(lab)
+    }
+}

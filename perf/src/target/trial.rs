@@ -1,0 +1,270 @@
+//! One trial of `target`: a fresh balancer, one run of the generator, what both say.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use dataplane_api::message::Status;
+use pktgen::rate::Rate;
+use pktgen::report::{Report, Trial};
+use pktgen::size::{self, Size};
+use pktgen::spec;
+
+use super::case::{Case, PROTOCOL};
+use crate::lab::Lab;
+use crate::lab::balancer::{Balancer, Config};
+use crate::lab::generator::{Traffic, only};
+use crate::lab::quiet::{Poller, Watch};
+use crate::machine::{Quiet, round};
+use crate::packet_path::Family;
+use crate::record::{Aim, TargetRow};
+
+/// Width of the bracket at which a search ends, as a share.
+const RESOLUTION: f64 = 0.02;
+/// How long an idle data plane is watched, to know what a turn without frames costs.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// What does not change between trials.
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    /// Seconds of traffic.
+    pub(super) seconds: f64,
+    /// Of the balancer; method, family and connections come from the case.
+    pub(super) config: Config,
+    /// Cores of the generator.
+    pub(super) generator: Vec<usize>,
+}
+
+/// What a trial showed.
+pub(super) struct Outcome {
+    /// For the record.
+    pub(super) row: TargetRow,
+    /// Nanoseconds that the data plane's core was busy for each packet.
+    pub(super) ns_per_packet: f64,
+    /// How the data plane sat on its interfaces.
+    pub(super) mode: String,
+    /// What the generator had to remark.
+    pub(super) notes: Vec<String>,
+    /// How quiet it was.
+    pub(super) quiet: Quiet,
+}
+
+/// Runs a case.
+pub(super) fn run(lab: &Lab, setting: &Setting, case: &Case) -> anyhow::Result<Outcome> {
+    let config = Config {
+        method: case.method,
+        family: case.family,
+        protocol: PROTOCOL,
+        connections: case.connections,
+        ..setting.config.clone()
+    };
+    let mut balancer = Balancer::start(lab, &config)?;
+    let traffic = Traffic {
+        balancer: Some(balancer.agent_socket()),
+        cores: setting.generator.clone(),
+        reals: config.reals,
+        seconds: match case.aim {
+            Aim::Highest => setting.seconds,
+            _ => seconds(case, setting.seconds)?,
+        },
+        ..traffic(case)
+    };
+    let traffic = if case.aim == Aim::Highest { search(case, traffic) } else { traffic };
+    let idle = idle_turn(&mut balancer)?;
+    let before = balancer.status()?;
+    let watch = Watch::start(&pollers(&before), balancer.cpu_time());
+    let report = traffic.run(lab)?;
+    let on_core = watch.on_core();
+    let after = balancer.status()?;
+    let quiet = watch.finish(balancer.cpu_time());
+    let cost = cost(&before, &after, on_core, idle);
+    let mut row = row(case, &config, &report, &balancer, &after, cost)?;
+    row.contended = quiet.contended;
+    let mode = mode(&after);
+    let problems = balancer.stop();
+    let mut notes = report.notes;
+    notes.extend(problems);
+    Ok(Outcome { row, ns_per_packet: cost, mode, notes, quiet })
+}
+
+/// Long enough for a packet each way through every connection, with a tenth to spare.
+pub(super) fn seconds(case: &Case, wanted: f64) -> anyhow::Result<f64> {
+    let rate: Rate = case.rate.parse().map_err(|e| anyhow!("--rate: {e}"))?;
+    let least = size::least(case.family == Family::V6, spec::Protocol::Tcp);
+    let pps = rate.pps(Size::Fixed(case.size).wire_bits(least));
+    let replies = match (case.replies, case.both_ways()) {
+        (Some(replies), true) => replies,
+        (None, true) => 0.5,
+        (_, false) => 0.0,
+    };
+    let slower = if replies > 0.0 { replies.min(1.0 - replies) } else { 1.0 };
+    Ok(wanted.max((f64::from(case.connections) / (pps * slower) * 1.1).ceil()))
+}
+
+/// The generator's part of a case.
+pub(super) fn traffic(case: &Case) -> Traffic {
+    Traffic {
+        method: case.method,
+        family: case.family,
+        protocol: PROTOCOL,
+        connections: case.connections,
+        size: case.size.to_string(),
+        rate: case.rate.clone(),
+        replies: case.replies,
+        engine: case.engine,
+        ..Traffic::default()
+    }
+}
+
+/// The same, as a search for the highest rate without loss.
+fn search(case: &Case, traffic: Traffic) -> Traffic {
+    let seconds = traffic.seconds.to_string();
+    let words = [
+        ("--sizes", case.size.to_string()),
+        ("--from", "100kpps".into()),
+        ("--to", case.rate.clone()),
+        ("--resolution", RESOLUTION.to_string()),
+        ("--trial-seconds", seconds),
+    ];
+    let more = words.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect();
+    Traffic { verb: "ndr", more, ..traffic }
+}
+
+/// The trial that a row is of: the only one, or the fastest without loss.
+fn chosen<'a>(case: &Case, report: &'a Report) -> anyhow::Result<&'a Trial> {
+    if case.aim != Aim::Highest {
+        return only(report);
+    }
+    let whole = report.trials.iter().filter(|t| t.requests.lost + t.replies.lost == 0);
+    let best = whole.max_by(|a, b| a.asked_pps.total_cmp(&b.asked_pps));
+    best.or(report.trials.first()).context("the generator reports no trial")
+}
+
+pub(crate) fn pollers(status: &Status) -> Vec<Poller> {
+    status.workers.iter().map(|w| Poller { pid: status.pid, tid: w.tid }).collect()
+}
+
+/// Nanoseconds of a turn of the poll loop that finds nothing.
+pub(crate) fn idle_turn(balancer: &mut Balancer) -> anyhow::Result<f64> {
+    let before = balancer.status()?;
+    let watch = Watch::start(&pollers(&before), balancer.cpu_time());
+    std::thread::park_timeout(IDLE);
+    let (after, on_core) = (balancer.status()?, watch.on_core());
+    let turns = polls(&after).0 - polls(&before).0;
+    Ok(on_core.as_nanos() as f64 / turns.max(1) as f64)
+}
+
+/// Turns, and those that found frames, of all workers.
+fn polls(status: &Status) -> (u64, u64) {
+    let add = |sum: (u64, u64), w: &dataplane_api::message::WorkerStatus| {
+        (sum.0 + w.polls, sum.1 + w.busy_polls)
+    };
+    status.workers.iter().fold((0, 0), add)
+}
+
+/// Nanoseconds a packet: the workers' time but that of turns that found nothing, over packets
+/// received.
+pub(crate) fn cost(before: &Status, after: &Status, on_core: Duration, idle: f64) -> f64 {
+    let (turns, busy) = (polls(after).0 - polls(before).0, polls(after).1 - polls(before).1);
+    let on_core = on_core.as_nanos() as f64;
+    let packets = |s: &Status| s.interfaces.iter().map(|i| i.rx_packets).sum::<u64>();
+    let received = packets(after).saturating_sub(packets(before)).max(1) as f64;
+    ((on_core - (turns - busy) as f64 * idle) / received).max(0.0)
+}
+
+/// How the data plane sits on its interfaces, in words.
+pub(crate) fn mode(status: &Status) -> String {
+    let sides: Vec<_> = status
+        .interfaces
+        .iter()
+        .map(|i| format!("{} {} {} {}", i.name, i.driver, i.mode, i.copy))
+        .collect();
+    sides.join(", ")
+}
+
+fn row(
+    case: &Case,
+    config: &Config,
+    report: &Report,
+    balancer: &Balancer,
+    status: &Status,
+    ns_per_packet: f64,
+) -> anyhow::Result<TargetRow> {
+    let trial = chosen(case, report)?;
+    let failures = failures(case, report, trial);
+    let core = *config.cores.first().context("no core")?;
+    let mut cores = trial.cores.clone();
+    let pps = trial.requests.received_pps + trial.replies.received_pps;
+    // A loop that polls is never idle to the kernel; how much of it was work is known from its
+    // turns.
+    for core in cores.iter_mut().filter(|c| config.cores.contains(&(c.core as usize))) {
+        core.busy = round((ns_per_packet * pps / 1e9 / config.cores.len() as f64).min(1.0), 4);
+    }
+    Ok(TargetRow {
+        aim: case.aim,
+        method: case.method,
+        family: case.family,
+        protocol: "tcp".into(),
+        size: trial.size.clone(),
+        connections: case.connections.into(),
+        alive: trial.connections.alive,
+        seconds: trial.seconds,
+        generator: format!("{}, {}", trial.engine, trial.mode),
+        asked_pps: trial.asked_pps,
+        asked_bps: trial.asked_bps,
+        requests: trial.requests.clone(),
+        replies: trial.replies.clone(),
+        cores,
+        dataplane_core: core as u32,
+        bytes_per_connection: Some(round(
+            status.table.bytes as f64 / status.table.capacity.max(1) as f64,
+            1,
+        )),
+        resident_bytes: balancer.resident(),
+        unexplained: trial.unexplained,
+        limit: trial.limit,
+        passed: failures.is_empty(),
+        failures,
+        contended: false,
+        bare_requests: None,
+        bare_replies: None,
+    })
+}
+
+/// The generator's criteria, and that the balancer itself says that all connections are
+/// established.
+fn failures(case: &Case, report: &Report, trial: &Trial) -> Vec<String> {
+    let mut failures = report.failures.clone();
+    let wanted = u64::from(case.connections);
+    match trial.connections.balancer_active {
+        Some(active) if active >= wanted => {}
+        Some(active) => failures.push(format!("the balancer has {active} of {wanted} established")),
+        None => failures.push("the balancer did not say how many connections it has".into()),
+    }
+    if trial.connections.alive < wanted && case.aim != Aim::Highest {
+        failures.push(format!("{} of {wanted} connections alive", trial.connections.alive));
+    }
+    failures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dataplane_api::message::{InterfaceStatus, WorkerStatus};
+
+    fn status(uptime_ms: u64, polls: u64, busy_polls: u64, rx_packets: u64) -> Status {
+        Status {
+            uptime_ms,
+            workers: vec![WorkerStatus { polls, busy_polls, ..WorkerStatus::default() }],
+            interfaces: vec![InterfaceStatus { rx_packets, ..InterfaceStatus::default() }],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn time_of_turns_that_found_nothing_is_not_a_packets() {
+        // A second; a million empty turns of 200 ns; 800 ms for 400,000 packets.
+        let (before, after) = (status(0, 0, 0, 0), status(1000, 1_100_000, 100_000, 400_000));
+        let cost = cost(&before, &after, Duration::from_secs(1), 200.0);
+        assert!((cost - 2000.0).abs() < 1e-6, "{cost}");
+    }
+}
