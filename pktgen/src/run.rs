@@ -66,7 +66,7 @@ pub fn run(run: &Run, interrupted: &AtomicBool) -> anyhow::Result<Report> {
 fn check_cores(wanted: &[usize]) -> anyhow::Result<()> {
     let usable: Vec<usize> =
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
-    for core in wanted.iter().filter(|core| !usable.contains(core)) {
+    if let Some(core) = wanted.iter().find(|core| !usable.contains(core)) {
         anyhow::bail!("--cores: this process cannot run on core {core}; it can on {usable:?}");
     }
     Ok(())
