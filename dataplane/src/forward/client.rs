@@ -3,22 +3,25 @@
 use dataplane_api::counter::Reason;
 
 use super::Tables;
-use crate::address::Address;
+use crate::address::{Address, Mac};
 use crate::conn::LastHop;
 use crate::routes::{Exit, RouteTable};
 
-/// The next hop of packets to `client`, and the largest IP packet, in bytes, that it allows beyond
-/// what its interface does. `last` is where the client's own packets come from.
+/// The next hop of packets to `client`, the MAC address of ours on the way there, and the largest IP
+/// packet, in bytes, that it allows. `last` is where the client's own packets come from.
 #[inline(always)]
 pub(super) fn next_hop(
     client: Address,
     last: LastHop,
     tables: &Tables<'_>,
-) -> Result<(LastHop, u16), Reason> {
-    match &tables.published.replies {
-        None => Ok((last, u16::MAX)),
-        Some(routes) => by_route(routes, client, last, tables),
-    }
+) -> Result<(LastHop, Mac, u16), Reason> {
+    let (hop, mtu) = match &tables.published.replies {
+        None => (last, u16::MAX),
+        Some(routes) => by_route(routes, client, last, tables)?,
+    };
+    let device = tables.published.device(hop.device).filter(|d| d.usable);
+    let device = device.ok_or(Reason::DeviceDown)?;
+    Ok((hop, device.mac, device.mtu.min(mtu)))
 }
 
 #[inline(never)]

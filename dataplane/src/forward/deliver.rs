@@ -204,17 +204,13 @@ fn to_client(
     tables: &mut Tables<'_>,
 ) -> Verdict {
     let to = delivery.change.destination.map_or(packet.destination, |client| client.address);
-    let (hop, mtu) = match client::next_hop(to, hop, tables) {
+    let (hop, mac, mtu) = match client::next_hop(to, hop, tables) {
         Ok(found) => found,
         Err(reason) => return Verdict::Drop(reason),
-    };
-    let Some(device) = tables.published.device(hop.device).filter(|d| d.usable) else {
-        return Verdict::Drop(Reason::DeviceDown);
     };
     if packet.ttl <= 1 {
         return expired(frame, packet, tables);
     }
-    let (mtu, mac) = (device.mtu.min(mtu), device.mac);
     let fits = fits(packet, mtu);
     if fits == Fits::Not {
         return too_big(frame, packet, mtu, tables);

@@ -7,6 +7,7 @@
 mod client;
 mod deliver;
 mod express;
+mod find;
 mod observe;
 mod open;
 mod related;
@@ -15,7 +16,7 @@ use std::sync::Mutex;
 
 use dataplane_api::counter::{Event, Reason};
 
-use crate::address::{Address, Mac, VipId};
+use crate::address::{Mac, VipId};
 use crate::clock::Instant;
 use crate::conn::tcp::Direction;
 use crate::conn::{self, Ended, Found, Identity, LastHop, Ports, State, Table};
@@ -24,6 +25,7 @@ use crate::fragment::Fragments;
 use crate::frame::{Frame, Outbox, Verdict};
 use crate::limits::{self, BURST};
 use crate::published::Published;
+use crate::rewrite::nat::Endpoint;
 use crate::routes::Asks;
 use crate::sched::load::Loads;
 use crate::service::{Class, RealRecord};
@@ -250,13 +252,8 @@ fn request(
     tables: &mut Tables<'_>,
 ) -> Verdict {
     let hash = tables.shared.conns.hash(packet.source, packet.source_port, packet.protocol);
-    let found = tables.shared.conns.find_now(hash, |identity| {
-        identity.client == packet.source
-            && identity.client_port == packet.source_port
-            && identity.vip == vip
-            && identity.vip_port == packet.destination_port
-            && identity.protocol == packet.protocol
-    });
+    let found =
+        find::of_vip(hash, sender(packet), (vip, packet.destination_port), packet.protocol, tables);
     let known = found.and_then(|found| {
         let one_way = tables.real(&found.conn.identity)?.forwarding.is_one_way();
         let direction = if one_way { Direction::FromClientOnly } else { Direction::FromClient };
@@ -287,17 +284,7 @@ fn reply(
     outbox: &mut dyn Outbox,
     tables: &mut Tables<'_>,
 ) -> Verdict {
-    let services = &tables.published.services;
-    let conns = &tables.shared.conns;
-    let hash = conns.hash(packet.destination, packet.destination_port, packet.protocol);
-    let found = conns.find_now(hash, |identity| {
-        identity.client == packet.destination
-            && identity.client_port == packet.destination_port
-            && identity.real_port == packet.source_port
-            && identity.protocol == packet.protocol
-            && identity.local.is_none()
-            && services.real(identity.real).is_some_and(|r| r.answers_from(packet.source))
-    });
+    let found = find::of_real(receiver(packet), sender(packet), packet.protocol, tables);
     answer(frame, packet, found, outbox, tables)
 }
 
@@ -309,35 +296,19 @@ fn local_reply(
     outbox: &mut dyn Outbox,
     tables: &mut Tables<'_>,
 ) -> Verdict {
-    let found = find_local(
-        packet,
-        local,
-        packet.destination_port,
-        packet.source,
-        packet.source_port,
-        tables,
-    );
+    let port = (local, packet.destination_port);
+    let found = find::of_local(port, sender(packet), packet.protocol, tables);
     answer(frame, packet, found, outbox, tables)
 }
 
-/// The connection that uses a local port towards a real.
-fn find_local(
-    packet: &Packet,
-    local: u8,
-    local_port: u16,
-    real: Address,
-    real_port: u16,
-    tables: &Tables<'_>,
-) -> Option<Found> {
-    let shared = tables.shared;
-    let entry = shared.ports.lookup(packet.protocol, local, local_port)?;
-    let services = &tables.published.services;
-    shared.conns.get(entry, |identity| {
-        identity.local == Some((local, local_port))
-            && identity.protocol == packet.protocol
-            && identity.real_port == real_port
-            && services.real(identity.real).is_some_and(|r| r.address == real)
-    })
+/// The end that a packet comes from.
+fn sender(packet: &Packet) -> Endpoint {
+    Endpoint { address: packet.source, port: packet.source_port }
+}
+
+/// The end that it goes to.
+fn receiver(packet: &Packet) -> Endpoint {
+    Endpoint { address: packet.destination, port: packet.destination_port }
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@ use dataplane_api::counter::{Event, Reason};
 use dataplane_api::service::Forwarding;
 
 use super::deliver::{self, Delivery, To, deliver};
-use super::{Tables, client, find_local};
+use super::{Tables, client, find, receiver, sender};
 use crate::conn::Found;
 use crate::fragment::{self, Follow};
 use crate::frame::{Frame, Outbox, Verdict};
@@ -95,12 +95,12 @@ fn icmp_error(
         Class::Vip(_) => error_from_client(frame, packet, &quoted, outbox, tables),
         Class::Local(local) => {
             let q = &quoted.packet;
-            let found =
-                find_local(q, local, q.source_port, q.destination, q.destination_port, tables);
+            let found = find::of_local((local, q.source_port), receiver(q), q.protocol, tables);
             error_from_real(frame, packet, &quoted, found, tables)
         }
         Class::Other => {
-            let found = find_request(&quoted.packet, tables);
+            let q = &quoted.packet;
+            let found = find::of_real(sender(q), receiver(q), q.protocol, tables);
             error_from_real(frame, packet, &quoted, found, tables)
         }
     }
@@ -121,13 +121,7 @@ fn error_from_client(
         return Verdict::Drop(Reason::IcmpNoConnection);
     };
     let hash = tables.shared.conns.hash(q.destination, q.destination_port, q.protocol);
-    let found = tables.shared.conns.find_now(hash, |identity| {
-        identity.client == q.destination
-            && identity.client_port == q.destination_port
-            && identity.vip == vip
-            && identity.vip_port == q.source_port
-            && identity.protocol == q.protocol
-    });
+    let found = find::of_vip(hash, receiver(q), (vip, q.source_port), q.protocol, tables);
     let Some(found) = found else { return Verdict::Drop(Reason::IcmpNoConnection) };
     let delivery = Delivery::to_real(&found.conn.identity, tables);
     let To::Real(forwarding) = delivery.to else {
@@ -176,37 +170,19 @@ fn error_from_real(
         return Verdict::Drop(Reason::TtlExceeded);
     }
     let conn = found.conn;
-    let hop = match client::next_hop(conn.identity.client, conn.last_hop, tables) {
-        Ok((hop, _)) => hop,
+    let (hop, mac, _) = match client::next_hop(conn.identity.client, conn.last_hop, tables) {
+        Ok(found) => found,
         Err(reason) => return Verdict::Drop(reason),
     };
-    let Some(device) = tables.published.device(hop.device).filter(|d| d.usable) else {
-        return Verdict::Drop(Reason::DeviceDown);
-    };
-    let device_mac = device.mac;
     let delivery = Delivery::to_client(&conn, tables);
     let client = Endpoint { address: conn.identity.client, port: conn.identity.client_port };
     // The client knows the VIP alone, so the error seems to come from there (as LVS has it).
     let outer = Change { source: delivery.change.source, destination: Some(client) };
     let inner = Change { source: Some(client), destination: delivery.change.source };
     icmp::translate(frame, packet, quoted, &outer, &inner);
-    rewrite::link(frame, hop.mac, device_mac);
+    rewrite::link(frame, hop.mac, mac);
     tables.event(Event::IcmpTranslated);
     Verdict::Transmit(hop.device)
-}
-
-/// The connection of a packet as we had sent it to a real of `nat`.
-fn find_request(q: &Packet, tables: &Tables<'_>) -> Option<Found> {
-    let services = &tables.published.services;
-    let hash = tables.shared.conns.hash(q.source, q.source_port, q.protocol);
-    tables.shared.conns.find_now(hash, |identity| {
-        identity.client == q.source
-            && identity.client_port == q.source_port
-            && identity.real_port == q.destination_port
-            && identity.protocol == q.protocol
-            && identity.local.is_none()
-            && services.real(identity.real).is_some_and(|r| r.answers_from(q.destination))
-    })
 }
 
 /// A router complains of a tunnel packet of ours. Its path MTU is noted, so that the client's next

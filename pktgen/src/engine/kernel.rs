@@ -6,7 +6,7 @@
 //! are no data go to the kernel, which has no use for them.
 //!
 //! What arrives is judged in the softirq of the processor that sent it, on a veth that of the device
-//! under test, at some 100 ns a packet. Receive packet steering can move that to the generator's
+//! under test, at some 130 ns a packet. Receive packet steering can move that to the generator's
 //! core (`rps_cpus` of the interface, in `/sys/class/net` as mounted inside its namespace), but its
 //! interrupt between processors costs a virtual machine more than it takes away.
 
