@@ -169,18 +169,25 @@ impl<T: Entry> Consumer<T> {
     /// The next entry; the kernel may reuse its slot after [`Self::release`].
     #[inline(always)]
     pub(super) fn pop(&mut self) -> Option<T> {
-        let ring = &mut self.0;
-        if ring.mine == ring.theirs {
-            ring.theirs = ring.word(ring.producer).load(Acquire);
-            if ring.mine == ring.theirs {
-                return None;
-            }
+        if self.is_empty() {
+            return None;
         }
+        let ring = &mut self.0;
         // SAFETY: inside the ring; the kernel wrote it before its producer index, read with
         // `Acquire`, and leaves it alone until we move the consumer index.
         let entry = unsafe { ring.entry(ring.mine).read() };
         ring.mine = ring.mine.wrapping_add(1);
         Some(entry)
+    }
+
+    /// Whether there is nothing to pop.
+    #[inline(always)]
+    pub(super) fn is_empty(&mut self) -> bool {
+        let ring = &mut self.0;
+        if ring.mine == ring.theirs {
+            ring.theirs = ring.word(ring.producer).load(Acquire);
+        }
+        ring.mine == ring.theirs
     }
 
     /// Gives popped slots back.

@@ -224,8 +224,14 @@ impl XskDevice {
         counters: &Counters,
         process: &mut impl FnMut(&mut [Frame<'_>], &mut [Verdict], &mut dyn Outbox),
     ) -> usize {
-        let Slot::Live(Live { id, .. }) = self.ports.slots[slot] else { return 0 };
+        let Slot::Live(live) = &mut self.ports.slots[slot] else { return 0 };
+        let (id, idle) = (live.id, live.port.rings.rx.is_empty());
         self.complete(slot);
+        if idle {
+            // Most turns of a poll loop: nothing is laid out for frames that are not there.
+            self.refill(slot);
+            return 0;
+        }
         let mut burst = [(0, 0, 0); BURST];
         let count = self.receive(slot, &mut burst);
         if count > 0 {
