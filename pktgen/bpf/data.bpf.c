@@ -23,6 +23,7 @@
 
 struct scratch {
 	__u8 bytes[LARGEST + 8];
+	__u32 next[WAYS];              /* place of the flow that is expected next */
 };
 
 MAP(ports, DEVMAP, WAYS, __u32, __u32);
@@ -214,6 +215,7 @@ SEC("tp_btf/xdp_devmap_xmit") int handed(__u64 *ctx)
 /* A received packet, without its tunnel. */
 struct packet {
 	__u8 *bytes;                   /* IP header and all behind it, in scratch memory */
+	__u32 *next;                   /* place of the flow that is expected next */
 	__u32 length;                  /* of the transport header and all behind it */
 	__u32 frame;                   /* of the whole frame */
 	__be32 outer;                  /* low word of the tunnel's destination */
@@ -266,6 +268,7 @@ static __always_inline int fetch(struct __sk_buff *skb, struct packet *p, __u32 
 	if (bpf_skb_load_bytes(skb, at, scratch->bytes, length))
 		return 0;
 	p->bytes = scratch->bytes;
+	p->next = &scratch->next[way & 1];
 	p->length = length;
 	return 1;
 }
@@ -431,6 +434,31 @@ static __always_inline enum verdict order(struct flow *flow, __u32 sequence, __u
 	return verdict;
 }
 
+static __always_inline struct flow *flow_at(__u32 place, __u32 way)
+{
+	return way == REPLY ? bpf_map_lookup_elem(&reply_flows, &place) :
+			      bpf_map_lookup_elem(&request_flows, &place);
+}
+
+/* What is known of the packet's flow. Packets come in the order in which they are sent but for the
+ * few that are late, and there the next flow lies beside this one: `places`, where any may lie
+ * anywhere, would cost a wait for memory each time. */
+static __always_inline struct flow *find(struct packet *p, __u32 way)
+{
+	struct flow *flow = flow_at(*p->next, way);
+
+	if (!flow || flow->number != p->stamp.flow) {
+		__u32 *place = bpf_map_lookup_elem(&places, &p->stamp.flow);
+
+		if (!place)
+			return 0;
+		flow = flow_at(*place, way);
+		*p->next = *place;
+	}
+	*p->next += 1;
+	return flow;
+}
+
 static __always_inline enum verdict judge(struct __sk_buff *skb, struct packet *p, __u32 way)
 {
 	const volatile struct route *route = &config.routes[way];
@@ -442,11 +470,7 @@ static __always_inline enum verdict judge(struct __sk_buff *skb, struct packet *
 		       p->destination_port == route->destination_port ? CORRUPTED : OTHER;
 	if (!is_whole(p))
 		return CORRUPTED;
-	__u32 *place = bpf_map_lookup_elem(&places, &p->stamp.flow);
-	if (!place)
-		return STRAYED;
-	struct flow *flow = way == REPLY ? bpf_map_lookup_elem(&reply_flows, place) :
-					   bpf_map_lookup_elem(&request_flows, place);
+	struct flow *flow = find(p, way);
 	if (!flow || !is_at_home(p, flow, way))
 		return STRAYED;
 	return order(flow, p->stamp.sequence, way);

@@ -54,8 +54,9 @@ struct flow {
 	__u64 seen;                    /* highest number << 32 | which of the 32 before it came */
 	__u32 received;
 	__be32 client, real;           /* low words: the far end as the real server sees it; its own */
+	__u32 number;                  /* of the flow */
 	__be16 port;                   /* of that far end */
-	__u16 unused;
+	__u16 unused[3];
 };
 
 /* Pace and progress of the sender; times in nanoseconds of CLOCK_MONOTONIC. */

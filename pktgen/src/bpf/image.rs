@@ -240,7 +240,7 @@ impl Traffic<'_> {
         let flow = |&flow: &u32| {
             let (client, port) = *seen.get(flow as usize)?;
             let real = low(self.reals.get(u32::from((self.real)(flow))));
-            Some(Flow { real, ..expected(client, port, self.base) })
+            Some(Flow { real, number: flow, ..expected(client, port, self.base) })
         };
         self.open.iter().filter_map(flow).collect()
     }
@@ -250,7 +250,7 @@ impl Traffic<'_> {
         let flow = |&flow: &u32| {
             let (client, port) = self.clients.of(flow);
             let heard = if self.server.is_some() { self.base } else { (self.heard)(flow) };
-            expected(client, port, heard)
+            Flow { number: flow, ..expected(client, port, heard) }
         };
         self.open.iter().map(flow).collect()
     }

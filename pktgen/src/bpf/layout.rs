@@ -75,8 +75,9 @@ pub(crate) struct Flow {
     pub(crate) received: u32,
     pub(crate) client: [u8; 4],
     pub(crate) real: [u8; 4],
+    pub(crate) number: u32,
     pub(crate) port: [u8; 2],
-    pub(crate) unused: [u8; 2],
+    pub(crate) unused: [u8; 6],
 }
 
 /// `struct state`: pace and progress. Times are nanoseconds of `CLOCK_MONOTONIC`.
