@@ -3,6 +3,7 @@
 mod bare;
 mod lab;
 mod machine;
+mod median;
 mod packet_path;
 mod peers;
 mod record;
@@ -41,6 +42,8 @@ enum Command {
     /// A lab that stands until it is stopped, to look at things by hand.
     #[command(hide = true)]
     Lab(lab::hold::Options),
+    /// How long this machine keeps a thread from its core: what no forwarder can be faster than.
+    Stalls(lab::stalls::Options),
     /// Beside nftables, HAProxy and nginx: the same links, cores and load, in turn.
     Peers(peers::Options),
     /// Forwards a number of packets and ends, for an instruction counter to watch.
@@ -67,6 +70,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bare(options) => bare::run(&options),
         Command::Forwarder(options) => bare::forwarder::run(&options),
         Command::Lab(options) => lab::hold::run(&options),
+        Command::Stalls(options) => lab::stalls::run(&options),
         Command::Peers(options) => peers::run(&options),
         Command::Packets(options) => packet_path::instructions::run(&options),
     }

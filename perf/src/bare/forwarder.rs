@@ -19,10 +19,11 @@ use dataplane_api::service::{CopyMode, XdpMode};
 use pktgen::bpf::{Mode, Receive};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use crate::lab::balancer::xdp_mode;
 use crate::lab::say;
+use crate::lab::turns::Turns;
 use crate::packet_path::pin;
 
 /// How long the kernel may take to release a queue.
@@ -75,13 +76,15 @@ fn side(text: &str) -> Result<Side, String> {
     read().ok_or_else(|| "expected NAME,MAC,MAC".to_owned())
 }
 
-/// Forwards until SIGINT or SIGTERM.
+/// Forwards until SIGINT or SIGTERM; on SIGUSR1 says what it has done so far.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let [left, right] = options.interfaces.as_slice() else { bail!("expected two interfaces") };
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("catching signals")?;
     }
+    let asked = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGUSR1, Arc::clone(&asked)).context("catching SIGUSR1")?;
     // As the data plane counts them (`setup::hire`).
     let ring = (options.frames / 4).clamp(64, 32_768).next_power_of_two();
     let frames = options.frames.saturating_mul(2).checked_next_power_of_two();
@@ -94,9 +97,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let sides = [left.addresses, right.addresses];
     pin(options.core)?;
     let counters = Counters::default();
+    let mut turns = Turns::default();
     say("ready");
     while !stop.load(Relaxed) {
-        device.poll(&counters, |frames, verdicts, _| {
+        if asked.load(Relaxed) {
+            asked.store(false, Relaxed);
+            say(&turns.line());
+        }
+        let found = device.poll(&counters, |frames, verdicts, _| {
             for (frame, verdict) in frames.iter_mut().zip(verdicts) {
                 let out = 1 - frame.device().index().min(1);
                 let bytes = frame.bytes_mut();
@@ -106,6 +114,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                 *verdict = Verdict::Transmit(DeviceId(out as u8));
             }
         });
+        turns.all += 1;
+        turns.busy += u64::from(found > 0);
+        turns.packets += found as u64;
     }
     Ok(())
 }

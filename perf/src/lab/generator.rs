@@ -11,7 +11,7 @@ use dataplane_api::service::{Forwarding, Protocol};
 use pktgen::report::{Report, SCHEMA, Trial};
 
 use super::balancer::{binary, word};
-use super::{CLIENT_LINK, CLIENTS, Lab, Plan, Process, REAL_PORT, SERVER_LINK};
+use super::{CLIENT_LINK, CLIENTS, GENERATOR, Lab, Plan, Process, REAL_PORT, SERVER_LINK};
 use crate::packet_path::Family;
 
 /// What a run takes besides opening and traffic: waiting for stragglers, closing.
@@ -73,6 +73,8 @@ pub(crate) struct Traffic {
     pub(crate) balancer: Option<PathBuf>,
     /// There is no balancer that translates: clients speak to the one real server itself.
     pub(crate) straight: bool,
+    /// The node it runs in.
+    pub(crate) node: &'static str,
     /// More options.
     pub(crate) more: Vec<String>,
 }
@@ -96,6 +98,7 @@ impl Default for Traffic {
             max_loss: 0.0,
             balancer: None,
             straight: false,
+            node: GENERATOR,
             more: Vec::new(),
         }
     }
@@ -147,13 +150,13 @@ impl Traffic {
         Duration::from_secs_f64(self.seconds * trials + opening * 4.0) + SPARE
     }
 
-    /// Runs it in the generator's node to its end. A run that missed its own criteria has a report
+    /// Runs it in its node to its end. A run that missed its own criteria has a report
     /// too; what was missed stands in it.
     ///
     /// # Errors
     /// If it cannot be set up, or has not ended in time; with what it said.
     pub(crate) fn run(&self, lab: &Lab) -> anyhow::Result<Report> {
-        let mut command = lab.generator().command(binary("xvip-pktgen")?);
+        let mut command = lab.node(self.node).command(binary("xvip-pktgen")?);
         command.args(self.arguments());
         run(lab, "pktgen", command, self.limit())
     }

@@ -22,7 +22,9 @@ mod place;
 mod plan;
 pub(crate) mod process;
 pub(crate) mod quiet;
+pub(crate) mod stalls;
 mod sweep;
+pub(crate) mod turns;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -43,6 +45,8 @@ pub(crate) use process::Process;
 pub(crate) const GENERATOR: &str = "gen";
 /// Node of the balancer.
 pub(crate) const BALANCER: &str = "lb";
+/// Node in which both of the generator's interfaces are the two ends of one veth pair: no balancer.
+pub(crate) const CABLE: &str = "cable";
 /// The generator's interface on the clients' side.
 pub(crate) const CLIENT_LINK: &str = "cli0";
 /// The generator's interface on the real servers' side.
@@ -135,6 +139,18 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Adds a node in which the generator's two interfaces are joined to each other, so that its packets
+    /// go straight from one to the other: what they take without anything between.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub(crate) fn add_cable(&mut self, mtu: u32) -> anyhow::Result<()> {
+        let node = self.add(CABLE)?;
+        self.link((CABLE, CLIENT_LINK), (CABLE, SERVER_LINK), 1, mtu)?;
+        // Without NAPI a veth takes no frames that its peer was given by XDP.
+        [CLIENT_LINK, SERVER_LINK].into_iter().try_for_each(|link| node.gro(link, true))
+    }
+
     /// Begins the name of everything in this lab.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
@@ -167,11 +183,6 @@ impl Lab {
     pub(crate) fn node(&self, node: &str) -> &Namespace {
         let found = self.nodes.iter().find(|(name, _)| name == node);
         &found.unwrap_or_else(|| panic!("there is no node {node}")).1
-    }
-
-    /// The generator's namespace.
-    pub(crate) fn generator(&self) -> &Namespace {
-        self.node(GENERATOR)
     }
 
     /// The balancer's namespace.

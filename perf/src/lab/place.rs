@@ -47,16 +47,6 @@ impl Place {
         }
     }
 
-    /// Mode of the interface towards the clients.
-    pub(crate) fn front(&self) -> XdpMode {
-        self.front
-    }
-
-    /// Mode of the interface towards the real servers.
-    pub(crate) fn back(&self) -> XdpMode {
-        self.back
-    }
-
     /// Cores of the generator.
     pub(crate) fn generator(&self) -> &[usize] {
         &self.generator_cores

@@ -29,14 +29,14 @@ fn a_lab_is_gone_when_it_is_dropped_and_two_do_not_meet() {
     let two = Lab::standard(Links { queues: 2, ..Links::default() }).unwrap();
     assert_ne!(one.prefix(), two.prefix());
     assert_ne!(
-        one.generator().mac(CLIENT_LINK).unwrap(),
-        two.generator().mac(CLIENT_LINK).unwrap()
+        one.node(GENERATOR).mac(CLIENT_LINK).unwrap(),
+        two.node(GENERATOR).mac(CLIENT_LINK).unwrap()
     );
-    let mut sleep = one.generator().command("sleep");
+    let mut sleep = one.node(GENERATOR).command("sleep");
     sleep.arg("600");
     let _process = one.start("sleep", sleep).unwrap();
     two.balancer().forward(true).unwrap();
-    two.generator().rps(SERVER_LINK, &[0]).unwrap();
+    two.node(GENERATOR).rps(SERVER_LINK, &[0]).unwrap();
     two.balancer().gro(FRONT, true).unwrap();
     let set = two.balancer().shell("cat /proc/sys/net/ipv4/ip_forward").unwrap();
     assert_eq!(set.trim(), "1");

@@ -82,8 +82,10 @@ impl Figures {
             }
             let _ = writeln!(text, "  {}", table[0].unit);
             for row in &table {
-                let ratio = ratio(&table, row)
-                    .map_or_else(String::new, |ratio| format!("  xvip / it {ratio:.2}"));
+                // Something against nothing has no ratio; the figures stand there.
+                let ratio = ratio(&table, row).filter(|ratio| ratio.is_finite());
+                let ratio =
+                    ratio.map_or_else(String::new, |ratio| format!("  xvip / it {ratio:.2}"));
                 let spread = spread(&row.rounds);
                 let _ = writeln!(
                     text,
@@ -125,7 +127,9 @@ fn ratio(table: &[&PeersRow], row: &PeersRow) -> Option<f64> {
     if row.system.starts_with("xvip") {
         return None;
     }
-    Some(median(&ours(table)?.rounds) / median(&row.rounds))
+    let ratio = median(&ours(table)?.rounds) / median(&row.rounds);
+    // Nothing against nothing is level, whatever is counted.
+    Some(if ratio.is_nan() { 1.0 } else { ratio })
 }
 
 /// By how much a peer is ahead in something; none if it is not.
@@ -143,16 +147,9 @@ fn lead(table: &[&PeersRow], row: &PeersRow) -> Option<String> {
     Some(format!("{} against {} {}{how}", figures.0, figures.1, row.unit))
 }
 
-/// Median of a list; not a number if it is empty.
-pub(super) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match (sorted.len() % 2, sorted.get(middle)) {
-        (1, Some(value)) => *value,
-        (0, Some(value)) => f64::midpoint(sorted[middle - 1], *value),
-        _ => f64::NAN,
-    }
+/// Median of the rounds, of which there is one at least.
+fn median(values: &[f64]) -> f64 {
+    crate::median::median(values).unwrap_or(f64::NAN)
 }
 
 /// Smallest and largest.
@@ -214,6 +211,18 @@ mod tests {
         let latency = figures("µs", false, &[30.0], &[20.0]);
         assert_eq!(latency.sentences(), ["work: nftables is ahead of xvip: 20.0 against 30.0 µs."]);
         assert!(latency.text().contains("xvip / it 1.50"), "{}", latency.text());
+    }
+
+    #[test]
+    fn nothing_against_nothing_is_level_and_something_against_nothing_is_told() {
+        let level = figures("% lost", false, &[0.0, 0.0], &[0.0, 0.0]);
+        assert!(level.sentences().is_empty());
+        assert!(level.text().contains("xvip / it 1.00"), "{}", level.text());
+        let behind = figures("% lost", false, &[0.5], &[0.0]);
+        assert_eq!(behind.sentences().len(), 1);
+        for text in [level.text(), behind.text(), behind.sentences().concat()] {
+            assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+        }
     }
 
     #[test]

@@ -112,6 +112,8 @@ pub(super) struct Bars {
     pub(super) label: String,
     /// From above.
     pub(super) bars: Vec<Bar>,
+    /// Values are nanoseconds that lie far apart: by decades, with units.
+    pub(super) log: bool,
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -166,14 +168,21 @@ impl Bars {
         const BAR: f64 = 26.0;
         const GAP: f64 = 14.0;
         let ends = self.bars.iter().map(|b| b.value.max(b.range.1));
-        let ruler = Ruler::over(&Scale::Linear, ends).context("no bars")?;
+        let ruler = if self.log {
+            let begins = self.bars.iter().map(|b| b.value.min(b.range.0).max(1.0));
+            Ruler::times(ends.chain(begins)).context("no bars")?
+        } else {
+            Ruler::over(&Scale::Linear, ends).context("no bars")?
+        };
+        let from = ruler.from;
         let gaps = self.bars.iter().skip(1).filter(|b| b.gap).count();
         let height = BAR * self.bars.len() as f64 + GAP * gaps as f64;
         let longest = |text: fn(&Bar) -> &str| {
             self.bars.iter().map(|b| width(text(b), 14.0)).max().unwrap_or(0)
         };
         let (left, right) = (longest(|b| &b.name) + 20, longest(|b| &b.text) + 24);
-        draw(height as u32 + 122, |area| {
+        let lines = wrapped(&self.title, (WIDTH - 32) as f64 / (17.0 * 0.56)).len() as u32;
+        draw(height as u32 + 100 + 22 * lines, |area| {
             let top = head(area, &self.title, &self.source)?;
             let mut chart = ChartBuilder::on(area)
                 .margin_top(top + 4)
@@ -192,12 +201,12 @@ impl Bars {
                     at -= GAP;
                 }
                 let color = if bar.ours { SERIES[0] } else { OTHER };
-                let corners = [(0.0, at - 4.0), (bar.value, at - BAR + 4.0)];
+                let corners = [(from, at - 4.0), (bar.value, at - BAR + 4.0)];
                 chart.draw_series([Rectangle::new(corners, color.filled())])?;
                 let middle = at - BAR / 2.0;
                 let spread = [(bar.range.0, middle), (bar.range.1, middle)];
                 chart.draw_series([PathElement::new(spread, INK.stroke_width(1))])?;
-                let (_, y) = chart.backend_coord(&(0.0, middle));
+                let (_, y) = chart.backend_coord(&(from, middle));
                 let (x, _) = chart.backend_coord(&(bar.value.max(bar.range.1), middle));
                 text(area, &bar.name, (left as i32 - 8, y), 14.0, INK, HPos::Right)?;
                 text(area, &bar.text, (x + 8, y), 14.0, INK, HPos::Left)?;
@@ -249,8 +258,11 @@ fn text(
 
 /// Title and source; returns where they end.
 fn head(area: &Area<'_>, title: &str, source: &str) -> anyhow::Result<u32> {
-    text(area, title, (16, 22), 17.0, INK, HPos::Left)?;
-    let mut y = 44;
+    let mut y = 22;
+    for line in wrapped(title, (WIDTH - 32) as f64 / (17.0 * 0.56)) {
+        text(area, &line, (16, y), 17.0, INK, HPos::Left)?;
+        y += 22;
+    }
     // A word too many goes to the next line, not over the edge.
     for line in wrapped(source, (WIDTH - 32) as f64 / (11.5 * 0.56)) {
         text(area, &line, (16, y), 11.5, QUIET, HPos::Left)?;
@@ -353,6 +365,16 @@ impl Ruler {
         })
     }
 
+    /// Nanoseconds by decades, with their units.
+    fn times(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let ruler = Self::over(&Scale::Log, values)?;
+        let whole = |v: f64| 10_f64.powf(v);
+        let (low, high) = (ruler.from.log10().floor(), ruler.to.log10().ceil());
+        let ticks: Vec<f64> = (low as i32..=high as i32).map(|n| whole(f64::from(n))).collect();
+        let names = ticks.iter().map(|t| number::time(*t)).collect();
+        Some(Self { from: whole(low), to: whole(high), log: true, ticks, names })
+    }
+
     fn linear(most: f64) -> Self {
         let most = if most > 0.0 { most } else { 1.0 };
         let rough = most / 5.0;
@@ -406,7 +428,12 @@ impl ValueFormatter<f64> for Ruler {
     }
 
     fn format_ext(&self, value: &f64) -> String {
-        let name = self.names.get(value.round().max(0.0) as usize);
+        let place = if self.log {
+            self.ticks.iter().position(|tick| (tick / value - 1.0).abs() < 1e-6)
+        } else {
+            Some(value.round().max(0.0) as usize)
+        };
+        let name = place.and_then(|place| self.names.get(place));
         name.cloned().unwrap_or_else(|| Self::format(value))
     }
 }

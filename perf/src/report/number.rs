@@ -1,5 +1,7 @@
 //! Numbers as people read them.
 
+pub(super) use crate::median::median;
+
 /// With a prefix of thousands: `1.49 M`, `844.6 k`, `64`. Three to four digits that mean something.
 pub(super) fn si(value: f64) -> String {
     let (scaled, prefix) = scale(value);
@@ -72,18 +74,6 @@ pub(super) fn percent(share: f64) -> String {
     format!("{} %", significant(share * 100.0))
 }
 
-/// The middle one; none of none.
-pub(super) fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let upper = sorted.get(middle).copied()?;
-    if sorted.len() % 2 == 1 {
-        return Some(upper);
-    }
-    Some(f64::midpoint(upper, sorted.get(middle.checked_sub(1)?).copied()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,12 +88,5 @@ mod tests {
         assert_eq!(time(83_500.0), "83.5 µs");
         assert_eq!(bytes(84.0 * 1e6), "80.1 MiB");
         assert_eq!(percent(0.9712), "97.1 %");
-    }
-
-    #[test]
-    fn the_median_of_an_even_number_lies_between_the_middle_two() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(&[4.0, 1.0]), Some(2.5));
-        assert_eq!(median(&[]), None);
     }
 }

@@ -2,9 +2,9 @@
 
 use dataplane_api::service::Forwarding;
 
-use super::number::{median, percent, si, significant, time};
+use super::number::{percent, si, significant, time};
 use super::peers::Lead;
-use super::throughput::{lost, received, trials};
+use super::throughput::{lost, received, trials, ways};
 use super::{Charts, Table, bare, core, frame, latency, path, peers, sizing};
 use crate::packet_path::scene::Direction;
 use crate::packet_path::traffic::Family;
@@ -115,7 +115,8 @@ fn gigabit(records: &[Record]) -> Vec<Line> {
     lines.push(together("the same with 1 M connections".into(), &held));
     let beyond = trials.iter().filter(|(_, r)| r.aim == Aim::Beyond && is_main(r));
     lines.extend(beyond.map(|(_, row)| {
-        let what = format!("{} packets/s, {}: no loss", si(row.asked_pps), frame(&row.size));
+        let (rate, ways) = (si(row.asked_pps), ways(row));
+        let what = format!("{rate} packets/s, {}, {ways}: no loss", frame(&row.size));
         trial(what, row)
     }));
     lines
@@ -172,17 +173,21 @@ fn others(records: &[Record]) -> Vec<Line> {
 fn slow(records: &[Record]) -> Line {
     let limit = time(LATENCY as f64);
     let what = format!("latency added at half load, 99th percentile: {limit} at most");
-    let Some((p99, added, row)) = latency::worst(records) else { return Line::missing(what) };
-    let whole = format!("{} with generator and kernel", time(p99 as f64));
-    let (measured, kept) = match added {
-        Some(nanos) => (
-            format!("{} added; {whole}", time(nanos.max(0) as f64)),
+    let Some(worst) = latency::worst(records) else { return Line::missing(what) };
+    let whole = format!("{} with generator and kernel", time(worst.whole as f64));
+    let (mut measured, kept) = match worst.added {
+        Some((nanos, to)) => (
+            format!("{} added to {to}; {whole}", time(nanos.max(0) as f64)),
             Some(nanos <= LATENCY.cast_signed()),
         ),
         // What is added is part of the whole, so the whole may prove it kept, but never broken.
-        None => (whole, (p99 <= LATENCY).then_some(true)),
+        None => (whole, (worst.whole <= LATENCY).then_some(true)),
     };
-    Line { what, measured, kept, contended: row.contended }
+    if let Some(stall) = worst.row.stalls.iter().map(|s| s.p999).max() {
+        measured +=
+            &format!("; an idle core of this machine stalls {} (99.9 %)", time(stall as f64));
+    }
+    Line { what, measured, kept, contended: worst.row.contended }
 }
 
 fn beside_bare(records: &[Record]) -> Line {
@@ -190,21 +195,24 @@ fn beside_bare(records: &[Record]) -> Line {
     let rows: Vec<_> = bare::rows(records)
         .into_iter()
         .filter(|(_, r)| r.method == Forwarding::Nat)
-        .filter_map(|(record, row)| Some((record, row, bare::ratio(row)?)))
+        .filter_map(|(record, row)| Some((record, row, bare::verdict(row)?)))
         .collect();
-    let Some(least) = rows.iter().min_by(|a, b| a.2.total_cmp(&b.2)) else {
+    let Some((_, row, least)) = rows.iter().min_by(|a, b| a.2.ratio.total_cmp(&b.2.ratio)) else {
         return Line::missing(what);
     };
-    let all: Vec<f64> = rows.iter().map(|(_, _, ratio)| *ratio).collect();
+    let costs = row.costs().map_or_else(String::new, |costs| {
+        format!("; by the time of its core for a packet, at one rate, {}", percent(costs))
+    });
     let measured = format!(
-        "{} at {}, the least of {}; median {}",
-        percent(least.2),
-        frame(&least.1.size),
+        "{} {} at {}, the least of {}{}",
+        percent(least.ratio),
+        least.by,
+        frame(&row.size),
         rows.len(),
-        median(&all).map_or_else(String::new, percent)
+        if row.rates_count() { costs } else { String::new() }
     );
     let contended = rows.iter().any(|(record, ..)| record.contended());
-    Line { what, measured, kept: Some(least.2 >= BARE), contended }
+    Line { what, measured, kept: Some(least.ratio >= BARE), contended }
 }
 
 /// In what more is better: packets, connections, requests a second.
@@ -215,10 +223,13 @@ fn beside_peers(records: &[Record]) -> Vec<Line> {
         for figure in workload.figures.iter().filter(|f| f.more) {
             let Some((times, lead, ours, theirs)) = figure.lead() else { continue };
             let (ours, theirs) = (&ours.system, &theirs.system);
-            let measured = match lead {
+            let mut measured = match lead {
                 Lead::Level => format!("{ours} is level with {theirs}"),
                 _ => format!("{ours} is {} times as good as {theirs}", significant(times)),
             };
+            if let Some((system, times)) = figure.past() {
+                measured += &format!("; {system}: {} times", significant(times));
+            }
             lines.push(Line {
                 what: what(&format!("{}, {}", workload.name, figure.unit)),
                 measured,

@@ -132,6 +132,21 @@ fn trial(aim: Aim, method: Forwarding, size: u32, lost: u64) -> TargetRow {
         contended: false,
         bare_requests: (aim == Aim::Latency).then_some(Latency { p99: 51_000, ..latency }),
         bare_replies: None,
+        cable_requests: (aim == Aim::Latency).then_some(Latency { p99: 12_000, ..latency }),
+        cable_replies: None,
+        stalls: if aim == Aim::Latency { vec![stall()] } else { vec![] },
+    }
+}
+
+fn stall() -> Stall {
+    Stall {
+        core: 1,
+        seconds: 1.0,
+        away: 0.012,
+        times: 260,
+        p99: 40_000,
+        p999: 3_900_000,
+        longest: 6_200_000,
     }
 }
 
@@ -150,14 +165,22 @@ fn target() -> Record {
 }
 
 fn bare() -> Record {
-    let sample = |received_pps, busy| Sample { offered_pps: 2e6, received_pps, lost: 0.2, busy };
-    let round =
-        |xvip, bare| BareRound { xvip: sample(xvip, Some(0.99)), bare: sample(bare, Some(0.98)) };
+    let sample = |highest: f64, ns| Sample {
+        offered_pps: 7e5,
+        received_pps: 7e5,
+        lost: 0.0,
+        busy: Some(0.6),
+        ns: Some(ns),
+        highest_pps: Some(highest),
+        limit: Some(Limit::Device),
+    };
+    let round = |xvip, bare| BareRound { xvip: sample(xvip, 640.0), bare: sample(bare, 600.0) };
     let row = |size: &str| BareRow {
         method: Forwarding::Nat,
         family: Family::V4,
         size: size.into(),
         connections: 100_000,
+        allowance: Some(0.001),
         rounds: vec![round(1.40e6, 1.44e6), round(1.38e6, 1.43e6), round(1.42e6, 1.45e6)],
     };
     record("nat", "veth, native, copy", Measured::Bare(vec![row("64"), row("imix")]))

@@ -32,6 +32,11 @@ pub(super) fn lost(row: &TargetRow) -> u64 {
     row.requests.lost + row.replies.lost
 }
 
+/// Whether replies came through the balancer, too.
+pub(super) fn ways(row: &TargetRow) -> &'static str {
+    if row.replies.sent > 0 { "both ways together" } else { "requests alone" }
+}
+
 /// Share of the data plane's core that was busy.
 pub(super) fn busy(row: &TargetRow) -> Option<f64> {
     row.cores.iter().find(|c| c.core == row.dataplane_core).map(|c| c.busy)
@@ -163,7 +168,10 @@ fn table(rows: &[(&Record, &TargetRow)]) -> String {
         let bits = row.requests.received_bps + row.replies.received_bps;
         table.row([
             name(row),
-            word(row.aim),
+            match row.aim {
+                Aim::Beyond => format!("{}, {}", word(row.aim), ways(row)),
+                _ => word(row.aim),
+            },
             row.size.clone(),
             format!("{:.3}", row.asked_pps / 1e6),
             format!("{:.3}", received(row) / 1e6),

@@ -10,7 +10,7 @@ mod case;
 mod show;
 mod trial;
 
-pub(crate) use trial::{cost, idle_turn, mode, pollers};
+pub(crate) use trial::{IDLE, cost, idle_turn, mode, pollers};
 
 use std::path::PathBuf;
 
@@ -32,7 +32,8 @@ const TUNNEL_MTU: u32 = 1600;
 /// Options of `target`.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Live connections: numbers with k or m.
+    /// Live connections: numbers with k or m. All is tried with the first; with the others, of several methods, only
+    /// the promise of `nat` over IPv4.
     #[arg(long, value_delimiter = ',', default_value = "100k", value_parser = number)]
     connections: Vec<u32>,
     /// Forwarding methods; all of them by default.
@@ -86,23 +87,34 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         config: options.place.config(),
         generator: options.place.generator().to_vec(),
     };
-    let lab = Lab::alone(Links { back_mtu: TUNNEL_MTU, ..Links::default() })?;
+    let cases = wanted(options);
+    let times = cases.iter().map(|case| trial::estimate(&setting, case));
+    let time = times.sum::<anyhow::Result<_>>()?;
+    say(&format!("{} trials, some {} minutes", cases.len(), minutes(time)));
+    let mut lab = Lab::alone(Links { back_mtu: TUNNEL_MTU, ..Links::default() })?;
     options.place.prepare(&lab)?;
+    if cases.iter().any(|case| case.aim == Aim::Latency) {
+        lab.add_cable(Links::default().front_mtu)?;
+    }
     let mut table = show::Table::new(options.json);
     let mut outcomes = Vec::new();
-    for case in wanted(options) {
+    for case in cases {
         let (case, mut outcome) = attempt(&lab, &setting, case, options.engine.is_none())?;
-        table.say(&outcome);
         if case.aim == Aim::Latency {
-            let said = beside::run(&lab, &setting, &options.place, &case, &mut outcome.row)?;
-            outcome.notes.push(said);
+            outcome = beside::run(&lab, &setting, &options.place, &case, outcome)
+                .with_context(|| show::name(&case))?;
         }
+        table.say(&outcome);
         outcomes.push((case, outcome));
     }
     drop(lab);
     let record = recorded(options, &outcomes)?;
     table.finish(&record)?;
     verdict(options, &outcomes)
+}
+
+fn minutes(time: std::time::Duration) -> u64 {
+    time.as_secs().div_ceil(60)
 }
 
 fn wanted(options: &Options) -> Vec<Case> {

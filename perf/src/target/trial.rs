@@ -14,14 +14,23 @@ use crate::lab::Lab;
 use crate::lab::balancer::{Balancer, Config};
 use crate::lab::generator::{Traffic, only};
 use crate::lab::quiet::{Poller, Watch};
+use crate::lab::turns::Turns;
 use crate::machine::{Quiet, round};
 use crate::packet_path::Family;
 use crate::record::{Aim, TargetRow};
 
 /// Width of the bracket at which a search ends, as a share.
 const RESOLUTION: f64 = 0.02;
+/// Most seconds of one trial of a search, which has some ten of them.
+const SEARCHED: f64 = 2.0;
+/// Trials of a search, as a rule.
+const TRIALS: f64 = 10.0;
+/// What starting and stopping balancer and generator takes, seconds.
+const START: f64 = 5.0;
+/// Connections opened and closed a second, as a rule: both together.
+const OPENED: f64 = 40_000.0;
 /// How long an idle data plane is watched, to know what a turn without frames costs.
-const IDLE: Duration = Duration::from_millis(250);
+pub(crate) const IDLE: Duration = Duration::from_millis(250);
 
 /// What does not change between trials.
 #[derive(Clone, Debug)]
@@ -63,7 +72,7 @@ pub(super) fn run(lab: &Lab, setting: &Setting, case: &Case) -> anyhow::Result<O
         cores: setting.generator.clone(),
         reals: config.reals,
         seconds: match case.aim {
-            Aim::Highest => setting.seconds,
+            Aim::Highest => setting.seconds.min(SEARCHED),
             _ => seconds(case, setting.seconds)?,
         },
         ..traffic(case)
@@ -84,6 +93,19 @@ pub(super) fn run(lab: &Lab, setting: &Setting, case: &Case) -> anyhow::Result<O
     let mut notes = report.notes;
     notes.extend(problems);
     Ok(Outcome { row, ns_per_packet: cost, mode, notes, quiet })
+}
+
+/// How long a case takes, as a rule; less than half as long again if others disturb it.
+pub(super) fn estimate(setting: &Setting, case: &Case) -> anyhow::Result<Duration> {
+    let around = START + f64::from(case.connections) / OPENED;
+    let time = match case.aim {
+        Aim::Highest => around + TRIALS * (setting.seconds.min(SEARCHED) + 0.5),
+        Aim::Latency => {
+            (around + seconds(case, setting.seconds)?) * (super::beside::ROUNDS * 3) as f64
+        }
+        Aim::Promise | Aim::Beyond => around + seconds(case, setting.seconds)?,
+    };
+    Ok(Duration::from_secs_f64(time))
 }
 
 /// Long enough for a packet each way through every connection, with a tenth to spare.
@@ -149,26 +171,12 @@ pub(crate) fn idle_turn(balancer: &mut Balancer) -> anyhow::Result<f64> {
     let watch = Watch::start(&pollers(&before), balancer.cpu_time());
     std::thread::park_timeout(IDLE);
     let (after, on_core) = (balancer.status()?, watch.on_core());
-    let turns = polls(&after).0 - polls(&before).0;
-    Ok(on_core.as_nanos() as f64 / turns.max(1) as f64)
+    Ok(Turns::of(&after).since(Turns::of(&before)).idle(on_core))
 }
 
-/// Turns, and those that found frames, of all workers.
-fn polls(status: &Status) -> (u64, u64) {
-    let add = |sum: (u64, u64), w: &dataplane_api::message::WorkerStatus| {
-        (sum.0 + w.polls, sum.1 + w.busy_polls)
-    };
-    status.workers.iter().fold((0, 0), add)
-}
-
-/// Nanoseconds a packet: the workers' time but that of turns that found nothing, over packets
-/// received.
+/// Nanoseconds a packet that workers have taken between two looks at them.
 pub(crate) fn cost(before: &Status, after: &Status, on_core: Duration, idle: f64) -> f64 {
-    let (turns, busy) = (polls(after).0 - polls(before).0, polls(after).1 - polls(before).1);
-    let on_core = on_core.as_nanos() as f64;
-    let packets = |s: &Status| s.interfaces.iter().map(|i| i.rx_packets).sum::<u64>();
-    let received = packets(after).saturating_sub(packets(before)).max(1) as f64;
-    ((on_core - (turns - busy) as f64 * idle) / received).max(0.0)
+    Turns::of(after).since(Turns::of(before)).cost(on_core, idle)
 }
 
 /// How the data plane sits on its interfaces, in words.
@@ -227,6 +235,9 @@ fn row(
         contended: false,
         bare_requests: None,
         bare_replies: None,
+        cable_requests: None,
+        cable_replies: None,
+        stalls: Vec::new(),
     })
 }
 
@@ -244,27 +255,4 @@ fn failures(case: &Case, report: &Report, trial: &Trial) -> Vec<String> {
         failures.push(format!("{} of {wanted} connections alive", trial.connections.alive));
     }
     failures
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use dataplane_api::message::{InterfaceStatus, WorkerStatus};
-
-    fn status(uptime_ms: u64, polls: u64, busy_polls: u64, rx_packets: u64) -> Status {
-        Status {
-            uptime_ms,
-            workers: vec![WorkerStatus { polls, busy_polls, ..WorkerStatus::default() }],
-            interfaces: vec![InterfaceStatus { rx_packets, ..InterfaceStatus::default() }],
-            ..Status::default()
-        }
-    }
-
-    #[test]
-    fn time_of_turns_that_found_nothing_is_not_a_packets() {
-        // A second; a million empty turns of 200 ns; 800 ms for 400,000 packets.
-        let (before, after) = (status(0, 0, 0, 0), status(1000, 1_100_000, 100_000, 400_000));
-        let cost = cost(&before, &after, Duration::from_secs(1), 200.0);
-        assert!((cost - 2000.0).abs() < 1e-6, "{cost}");
-    }
 }

@@ -4,6 +4,8 @@
 //! A record is named after what it measures, so that a newer run of the same takes the place of an
 //! older one; the repository's history keeps that.
 
+mod bare;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,8 @@ use anyhow::{Context, ensure};
 use dataplane_api::service::Forwarding;
 use pktgen::report::{Core, Direction, Latency, Limit};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use bare::{BareRound, BareRow, Sample};
 
 use crate::machine::{Machine, Quiet};
 use crate::packet_path::report::Row as CoreRow;
@@ -141,43 +145,34 @@ pub(crate) struct TargetRow {
     /// The same of replies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) bare_replies: Option<Latency>,
+    /// Latency of the same requests from one end of a veth pair to the other; none if not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cable_requests: Option<Latency>,
+    /// The same of replies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cable_replies: Option<Latency>,
+    /// How long threads that do nothing but look at the clock were kept from their cores beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) stalls: Vec<Stall>,
 }
 
-/// The data plane and the bare forwarder under the same traffic, in turn.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct BareRow {
-    /// Forwarding method of the data plane.
-    pub(crate) method: Forwarding,
-    /// Address family.
-    pub(crate) family: Family,
-    /// Bytes of a frame on the wire; or `imix`.
-    pub(crate) size: String,
-    /// Connections that the traffic belongs to.
-    pub(crate) connections: u64,
-    /// The rounds, in the order in which they were run.
-    pub(crate) rounds: Vec<BareRound>,
-}
-
-/// One round of each.
+/// How long a thread that did nothing but look at the clock was kept from its core; times in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct BareRound {
-    /// The data plane.
-    pub(crate) xvip: Sample,
-    /// The bare forwarder.
-    pub(crate) bare: Sample,
-}
-
-/// What one system did in one round.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Sample {
-    /// Packets a second that it was given.
-    pub(crate) offered_pps: f64,
-    /// Packets a second that came out.
-    pub(crate) received_pps: f64,
-    /// Packets lost, as a share of those sent.
-    pub(crate) lost: f64,
-    /// Share of its core that was busy; none if not measured.
-    pub(crate) busy: Option<f64>,
+pub(crate) struct Stall {
+    /// The core.
+    pub(crate) core: u32,
+    /// How long it was watched.
+    pub(crate) seconds: f64,
+    /// Share of that in which something else had the core.
+    pub(crate) away: f64,
+    /// How often.
+    pub(crate) times: u64,
+    /// What 99 % of packets that come evenly over the time would not have to wait longer than.
+    pub(crate) p99: u64,
+    /// The same of 99.9 %.
+    pub(crate) p999: u64,
+    /// Longest.
+    pub(crate) longest: u64,
 }
 
 /// One system under one workload, in the rounds of one run.
