@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use dataplane_api::service::Poll;
 
+use super::offloads::{self, Setting};
 use super::place::Place;
 use super::proxy::Proxy;
 use super::system::System;
@@ -26,11 +27,12 @@ pub(super) fn run(options: &Options, sheet: &mut Sheet) -> anyhow::Result<()> {
     web::need()?;
     let systems = systems(options, sheet)?;
     sheet.note(
-        "wrk waits for each answer before it asks again (closed loop): its latencies are those of its own \
-         pace. Clients and servers send packets of at most the MTU with their checksums, as on a wire. The \
-         balancer's kernel may aggregate them (GRO) and, but for the workload that says otherwise, pass \
-         aggregates on whole (TSO): on veth the client then gets them whole too, and saves work that a \
-         client on a wire has",
+        "wrk waits for each answer before it asks again (closed loop): its latencies are those of its own pace",
+    );
+    options.settings().iter().for_each(|setting| sheet.note(setting.explained()));
+    sheet.note(
+        "xvip direct: requests pass the balancer, which changes the MAC address only; servers hold the VIP and answer on \
+         a link of their own to the client. No peer here can do that (IPVS could); it is what one would take for files",
     );
     sheet.note(
         "processor time, where the balancer has a core to itself: of xvip what its busy worker needed, turns \
@@ -39,16 +41,16 @@ pub(super) fn run(options: &Options, sheet: &mut Sheet) -> anyhow::Result<()> {
     let lab = Lab::hosts(REALS)?;
     for place in [Place::apart(), Place::anywhere()] {
         let mut server = web::serve(&lab, place.hosts())?;
+        let suited: Vec<_> = systems.iter().copied().filter(|s| place.suits(*s)).collect();
         for round in 1..=options.rounds {
-            for &system in &systems {
-                if !place.suits(system) {
-                    continue;
+            for &setting in options.settings() {
+                for &system in &suited {
+                    let words = format!("{}, {}, {}", system.name(), setting.word(), place.words());
+                    say(&format!("http, round {round} of {}: {words}", options.rounds));
+                    turn(&lab, options, sheet, (setting, &place), system).with_context(|| {
+                        format!("{words}; log of the servers: {}", server.tail())
+                    })?;
                 }
-                let (rounds, words) = (options.rounds, place.words());
-                say(&format!("http, {words}, round {round} of {rounds}: {}", system.name()));
-                turn(&lab, options, sheet, &place, system).with_context(|| {
-                    format!("{}, {words}; log of the servers: {}", system.name(), server.tail())
-                })?;
             }
         }
         stop(&mut server);
@@ -64,7 +66,10 @@ fn stop(server: &mut Process) {
 
 /// Those that were asked for and are installed.
 fn systems(options: &Options, sheet: &mut Sheet) -> anyhow::Result<Vec<System>> {
-    let mut systems = vec![System::Routing, System::Xvip(Poll::Busy), System::Xvip(Poll::Adaptive)];
+    let mut systems = vec![System::Routing];
+    for poll in [Poll::Busy, Poll::Adaptive] {
+        systems.extend([System::Xvip(poll), System::XvipDirect(poll)]);
+    }
     let peers = [
         (Peer::Nftables, System::Nftables { flowtable: false }),
         (Peer::Haproxy, System::Proxy(Proxy::Haproxy)),
@@ -96,7 +101,7 @@ fn turn(
     lab: &Lab,
     options: &Options,
     sheet: &mut Sheet,
-    place: &Place,
+    (setting, place): (Setting, &Place),
     system: System,
 ) -> anyhow::Result<()> {
     let plan = Plan::new(Family::V4);
@@ -105,16 +110,21 @@ fn turn(
         _ => plan.vip(0),
     };
     place.steer(lab, system)?;
+    setting.apply(lab, system)?;
+    let side = if system.is_xvip() { "xvip" } else { "peers and routing" };
+    sheet.note(format!(
+        "offloads in the setting {}, {side}: {}",
+        setting.word(),
+        offloads::found(lab)?
+    ));
     let mut running = system.start(lab, CONNECTIONS, REALS, place.device())?;
     if let Some(mode) = running.mode()? {
         sheet.mode(mode);
     }
     web::ready(lab, to)?;
-    for workload in Workload::ALL {
-        if workload == Workload::FilesCut {
-            System::cut(lab)?;
-        }
-        let measure = || web::measure(lab, workload, to, options.seconds, place, &mut running);
+    for &workload in Workload::of(setting) {
+        let measure =
+            || web::measure(lab, workload, to, options.seconds, (setting, place), &mut running);
         let found = sheet.quietly(lab, measure).with_context(|| format!("{workload:?}"))?;
         sheet.figures.add(system.name(), found);
     }
@@ -124,6 +134,9 @@ fn turn(
 
 /// The longest it may take, for the person who waits.
 pub(super) fn estimate(options: &Options) -> Duration {
-    let turns = options.rounds * 11;
-    Duration::from_secs(u64::from(turns * (options.seconds * 5 + 3)) * ATTEMPTS as u64)
+    // Those of both places.
+    let systems = 7 + 6;
+    let workloads: usize = options.settings().iter().map(|s| Workload::of(*s).len()).sum();
+    let turn = workloads as u32 * (options.seconds + 1) + 4 * options.settings().len() as u32;
+    Duration::from_secs(u64::from(options.rounds * systems * turn) * ATTEMPTS as u64)
 }

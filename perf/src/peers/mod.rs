@@ -8,6 +8,7 @@
 mod figures;
 mod http;
 mod nftables;
+mod offloads;
 mod package;
 mod packets;
 mod place;
@@ -31,6 +32,7 @@ use crate::machine::{Machine, Quiet};
 use crate::packet_path::number;
 use crate::record::{Measured, Record};
 use figures::Figures;
+use offloads::Setting;
 
 /// Attempts at a measurement before a contended one is taken.
 const ATTEMPTS: usize = 2;
@@ -67,6 +69,10 @@ pub(crate) struct Options {
     /// These workloads of generated packets only; all by default.
     #[arg(long, value_delimiter = ',')]
     packets: Vec<packets::Workload>,
+    /// These settings of the links under HTTP only: wire (frames of at most the MTU everywhere), veth (what the kernel
+    /// does between interfaces of one machine); both by default.
+    #[arg(long, value_delimiter = ',')]
+    setting: Vec<Setting>,
     /// Rounds; in each of them every system has its turn.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
@@ -94,6 +100,10 @@ impl Options {
 
     fn under(&self, load: Load) -> bool {
         self.load.is_empty() || self.load.contains(&load)
+    }
+
+    fn settings(&self) -> &[Setting] {
+        if self.setting.is_empty() { &Setting::ALL } else { &self.setting }
     }
 
     fn wants(&self, workload: packets::Workload) -> bool {

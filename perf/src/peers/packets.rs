@@ -10,6 +10,7 @@ use pktgen::report::{Latency, Limit, Trial};
 
 use super::figures::Figure;
 use super::nftables;
+use super::offloads;
 use super::system::System;
 use super::{ATTEMPTS, Options, Sheet};
 use crate::lab::generator::Traffic;
@@ -229,6 +230,7 @@ fn through(
     workload: Workload,
     seen: &mut Seen,
 ) -> anyhow::Result<Vec<Figure>> {
+    offloads::for_generated(lab, candidate.system)?;
     let mut running = candidate.system.start(lab, options.connections, REALS, &DEVICE_CORES)?;
     for interface in [FRONT, BACK] {
         // Without it veth takes no frames that were injected by XDP.

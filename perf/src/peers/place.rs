@@ -4,7 +4,7 @@ use dataplane_api::service::Poll;
 
 use super::system::System;
 use super::usage::Core;
-use crate::lab::hosts::{CLIENT, SERVER};
+use crate::lab::hosts::{CLIENT, PAST_CLIENT, SERVER};
 use crate::lab::{BACK, CLIENT_LINK, FRONT, Lab, SERVER_LINK};
 
 /// Where everything runs.
@@ -43,7 +43,8 @@ impl Place {
     /// Whether a system is worth measuring here: where nothing has a core to itself, a worker that never
     /// sleeps is what no user would take.
     pub(super) fn suits(&self, system: System) -> bool {
-        self.is_apart() || system != System::Xvip(Poll::Busy)
+        let sleepless = [System::Xvip(Poll::Busy), System::XvipDirect(Poll::Busy)];
+        self.is_apart() || !sleepless.contains(&system)
     }
 
     /// In words, as part of a head.
@@ -73,7 +74,8 @@ impl Place {
         for interface in [FRONT, BACK] {
             lab.balancer().rps(interface, device)?;
         }
-        for (node, interface) in [(CLIENT, CLIENT_LINK), (SERVER, SERVER_LINK)] {
+        let hosts = [(CLIENT, CLIENT_LINK), (SERVER, SERVER_LINK), (CLIENT, PAST_CLIENT)];
+        for (node, interface) in hosts {
             lab.node(node).rps(interface, &self.hosts)?;
         }
         Ok(())

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dataplane_api::message::Status;
-use dataplane_api::service::Poll;
+use dataplane_api::service::{Forwarding, Poll};
 
 use super::nftables;
 use super::proxy::Proxy;
 use crate::lab::balancer::{Balancer, Config};
 use crate::lab::quiet::Watch;
-use crate::lab::{BACK, BALANCER, FRONT, Lab, Plan, Process};
+use crate::lab::{BALANCER, FRONT, Lab, Plan, Process};
 use crate::packet_path::Family;
 use crate::target::{cost, idle_turn, mode, pollers};
 
@@ -26,6 +26,8 @@ const FRAMES: u32 = 65_536;
 pub(super) enum System {
     /// xvip's two processes, forwarding by NAT.
     Xvip(Poll),
+    /// The same by direct routing: requests only; what the servers answer does not pass the balancer.
+    XvipDirect(Poll),
     /// NAT in the kernel.
     Nftables {
         /// With established connections in a flow table.
@@ -43,6 +45,8 @@ impl System {
         match self {
             Self::Xvip(Poll::Busy) => "xvip nat",
             Self::Xvip(Poll::Adaptive) => "xvip nat, adaptive polling",
+            Self::XvipDirect(Poll::Busy) => "xvip direct, replies past it",
+            Self::XvipDirect(Poll::Adaptive) => "xvip direct, adaptive polling, replies past it",
             Self::Nftables { flowtable: false } => "nftables",
             Self::Nftables { flowtable: true } => "nftables, flow table",
             Self::Proxy(Proxy::Haproxy) => "HAProxy",
@@ -53,7 +57,7 @@ impl System {
 
     /// Whether it is ours.
     pub(super) const fn is_xvip(self) -> bool {
-        matches!(self, Self::Xvip(_))
+        matches!(self, Self::Xvip(_) | Self::XvipDirect(_))
     }
 
     /// Starts it in the node `lb`, on these cores.
@@ -71,17 +75,6 @@ impl System {
         started.with_context(|| format!("starting {}", self.name()))
     }
 
-    /// Has the kernel send packets of at most the MTU from now on, as xvip does; until the next start.
-    ///
-    /// # Errors
-    /// If an interface is missing.
-    pub(super) fn cut(lab: &Lab) -> anyhow::Result<()> {
-        for interface in [FRONT, BACK] {
-            lab.balancer().run("ethtool", &["-K", interface, "tso", "off", "gso", "off"])?;
-        }
-        Ok(())
-    }
-
     fn start_unnamed(
         self,
         lab: &Lab,
@@ -89,24 +82,24 @@ impl System {
         reals: u16,
         cores: &[usize],
     ) -> anyhow::Result<Running> {
-        for interface in [FRONT, BACK] {
-            if self.is_xvip() {
-                lab.balancer().plain_offloads(interface)?;
-            } else {
-                kernel_offloads(lab, interface)?;
-            }
-        }
         if !self.is_xvip() {
             vip(lab, "replace")?;
         }
         Ok(match self {
-            Self::Xvip(poll) => {
+            Self::Xvip(poll) | Self::XvipDirect(poll) => {
                 // One worker, as the interfaces have one queue: on the last of its cores.
                 let core = *cores.last().context("no core for the balancer")?;
                 let cores = vec![core];
+                let direct = matches!(self, Self::XvipDirect(_));
+                let method = if direct { Forwarding::Direct } else { Forwarding::Nat };
+                if direct {
+                    lab.answer_past(true)?;
+                }
+                let frames = FRAMES;
                 let config =
-                    Config { connections, reals, poll, cores, frames: FRAMES, ..Config::default() };
-                Running::Xvip(Box::new(Balancer::start_in(lab, BALANCER, &config)?), poll)
+                    Config { method, connections, reals, poll, cores, frames, ..Config::default() };
+                let balancer = Box::new(Balancer::start_in(lab, BALANCER, &config)?);
+                Running::Xvip { balancer, poll, direct }
             }
             Self::Nftables { flowtable } => {
                 nftables::start(lab, reals, flowtable)?;
@@ -139,7 +132,12 @@ pub(super) struct Metered {
 
 /// A system at work; it must be stopped before the next one starts.
 pub(super) enum Running {
-    Xvip(Box<Balancer>, Poll),
+    Xvip {
+        balancer: Box<Balancer>,
+        poll: Poll,
+        /// Replies do not pass it.
+        direct: bool,
+    },
     Nftables,
     Proxy(Process),
     Routing,
@@ -152,7 +150,7 @@ impl Running {
     /// With the end of its log, if it does not.
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
         match self {
-            Self::Xvip(balancer, _) => balancer.status().map(drop),
+            Self::Xvip { balancer, .. } => balancer.status().map(drop),
             Self::Proxy(process) => process.must_run(),
             Self::Nftables | Self::Routing => Ok(()),
         }
@@ -163,7 +161,7 @@ impl Running {
     /// # Errors
     /// If it does not answer.
     pub(super) fn mode(&mut self) -> anyhow::Result<Option<String>> {
-        let Self::Xvip(balancer, _) = self else { return Ok(None) };
+        let Self::Xvip { balancer, .. } = self else { return Ok(None) };
         Ok(Some(mode(&balancer.status()?)))
     }
 
@@ -173,7 +171,7 @@ impl Running {
     /// # Errors
     /// If it does not answer.
     pub(super) fn meter(&mut self) -> anyhow::Result<Option<Meter>> {
-        let Self::Xvip(balancer, Poll::Busy) = self else { return Ok(None) };
+        let Self::Xvip { balancer, poll: Poll::Busy, .. } = self else { return Ok(None) };
         let idle = idle_turn(balancer)?;
         let before = balancer.status()?;
         let watch = Watch::start(&pollers(&before), balancer.cpu_time());
@@ -185,7 +183,7 @@ impl Running {
     /// # Errors
     /// If it does not answer.
     pub(super) fn metered(&mut self, meter: Option<Meter>) -> anyhow::Result<Option<Metered>> {
-        let (Self::Xvip(balancer, _), Some(meter)) = (self, meter) else { return Ok(None) };
+        let (Self::Xvip { balancer, .. }, Some(meter)) = (self, meter) else { return Ok(None) };
         let on_core = meter.watch.on_core();
         let after = balancer.status()?;
         let received = |s: &Status| s.interfaces.iter().map(|i| i.rx_packets).sum::<u64>();
@@ -200,11 +198,11 @@ impl Running {
     /// If anything of it stays.
     pub(super) fn stop(self, lab: &Lab) -> anyhow::Result<()> {
         match self {
-            Self::Xvip(balancer, _) => {
+            Self::Xvip { balancer, direct, .. } => {
                 for problem in balancer.stop() {
                     crate::lab::say(&problem);
                 }
-                return Ok(());
+                return if direct { lab.answer_past(false) } else { Ok(()) };
             }
             Self::Nftables => nftables::stop(lab)?,
             Self::Proxy(mut process) => {
@@ -220,10 +218,4 @@ impl Running {
 fn vip(lab: &Lab, verb: &str) -> anyhow::Result<()> {
     let vip = Plan::new(Family::V4).vip(0).ip();
     lab.balancer().ip(&[format!("addr {verb} {vip}/32 dev {FRONT}")])
-}
-
-/// What a good network card does for a kernel: many packets at once in both directions, checksums on the way out.
-fn kernel_offloads(lab: &Lab, interface: &str) -> anyhow::Result<()> {
-    let on = ["-K", interface, "tx", "on", "sg", "on", "tso", "on", "gso", "on", "gro", "on"];
-    lab.balancer().run("ethtool", &on).map(drop)
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use dataplane_api::service::Poll;
 
+use super::offloads::Setting;
 use super::place::Place;
 use super::proxy::Proxy;
 use super::system::System;
@@ -15,9 +16,10 @@ use crate::lab::hosts::CLIENT;
 use crate::lab::{Lab, Plan, REAL_PORT};
 use crate::packet_path::Family;
 
-const SYSTEMS: [System; 5] = [
+const SYSTEMS: [System; 6] = [
     System::Routing,
     System::Xvip(Poll::Adaptive),
+    System::XvipDirect(Poll::Adaptive),
     System::Nftables { flowtable: false },
     System::Proxy(Proxy::Haproxy),
     System::Proxy(Proxy::Nginx),
@@ -35,15 +37,17 @@ fn pages_come_through_every_system_and_through_none_that_was_stopped() {
     let place = Place::anywhere();
     let _server = web::serve(&lab, place.hosts()).unwrap();
     let plan = Plan::new(Family::V4);
-    for system in SYSTEMS {
+    for (system, setting) in SYSTEMS.into_iter().flat_map(|s| Setting::ALL.map(|t| (s, t))) {
         let to = match system {
             System::Routing => SocketAddr::new(plan.real(0), REAL_PORT),
             _ => plan.vip(0),
         };
         place.steer(&lab, system).unwrap();
+        setting.apply(&lab, system).unwrap();
         let mut running = system.start(&lab, 10_000, REALS, place.device()).unwrap();
         web::ready(&lab, to).unwrap_or_else(|e| panic!("{}: {e:#}", system.name()));
-        let figures = web::measure(&lab, Workload::Close, to, 1, &place, &mut running).unwrap();
+        let at = (setting, &place);
+        let figures = web::measure(&lab, Workload::Close, to, 1, at, &mut running).unwrap();
         assert!(figures[0].value > 10.0, "{}: {figures:?}", system.name());
         running.check().unwrap();
         running.stop(&lab).unwrap();

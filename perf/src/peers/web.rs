@@ -10,6 +10,7 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use super::figures::Figure;
+use super::offloads::Setting;
 use super::package;
 use super::place::Place;
 use super::proxy::nginx_arguments;
@@ -38,16 +39,18 @@ pub(super) enum Workload {
     Close,
     /// One client that waits for each answer.
     Alone,
-    /// Files of a mebibyte; the balancer's kernel may pass on what it has aggregated as it is.
+    /// Files of a mebibyte.
     Files,
-    /// The same, but each packet is at most the MTU on each link, as on a wire without offloads.
-    FilesCut,
 }
 
 impl Workload {
-    /// All, in the order in which they are run.
-    pub(super) const ALL: [Self; 5] =
-        [Self::KeepAlive, Self::Close, Self::Alone, Self::Files, Self::FilesCut];
+    /// Those that are run in a setting, in their order: small answers to one client are the same in both.
+    pub(super) fn of(setting: Setting) -> &'static [Self] {
+        match setting {
+            Setting::Wire => &[Self::KeepAlive, Self::Close, Self::Alone, Self::Files],
+            Setting::Veth => &[Self::KeepAlive, Self::Close, Self::Files],
+        }
+    }
 
     /// In words, as the head of a table.
     fn words(self) -> &'static str {
@@ -56,7 +59,6 @@ impl Workload {
             Self::Close => "HTTP, a new connection for each request, 64 at once",
             Self::Alone => "HTTP, one client, one request at a time",
             Self::Files => "HTTP, files of 1 MiB over 8 connections",
-            Self::FilesCut => "HTTP, files of 1 MiB over 8 connections, no packet above the MTU",
         }
     }
 
@@ -64,12 +66,12 @@ impl Workload {
         match self {
             Self::KeepAlive | Self::Close => 64,
             Self::Alone => 1,
-            Self::Files | Self::FilesCut => 8,
+            Self::Files => 8,
         }
     }
 
     fn is_files(self) -> bool {
-        matches!(self, Self::Files | Self::FilesCut)
+        self == Self::Files
     }
 
     fn page(self) -> &'static str {
@@ -213,7 +215,7 @@ pub(super) fn measure(
     workload: Workload,
     to: SocketAddr,
     seconds: u32,
-    place: &Place,
+    (setting, place): (Setting, &Place),
     running: &mut Running,
 ) -> anyhow::Result<Vec<Figure>> {
     let cores = place.hosts();
@@ -250,12 +252,18 @@ pub(super) fn measure(
         said.requests
     );
     let again = Segments::of(lab, SERVER)?.again_since(&segments);
-    Ok(figures(workload, said, again, cpu * 1e6, place))
+    Ok(figures(workload, said, again, cpu * 1e6, (setting, place)))
 }
 
 /// `cpu` is in microseconds, `again` in percent.
-fn figures(workload: Workload, said: Said, again: f64, cpu: f64, place: &Place) -> Vec<Figure> {
-    let head = format!("{} ({})", workload.words(), place.words());
+fn figures(
+    workload: Workload,
+    said: Said,
+    again: f64,
+    cpu: f64,
+    (setting, place): (Setting, &Place),
+) -> Vec<Figure> {
+    let head = format!("{} ({}; {})", workload.words(), setting.word(), place.words());
     let seconds = said.duration / 1e6;
     let more = |unit: &str, value: f64| Figure::new(&head, unit, true, value);
     let less = |unit: &str, value: f64| Figure::new(&head, unit, false, value);
@@ -276,7 +284,7 @@ fn figures(workload: Workload, said: Said, again: f64, cpu: f64, place: &Place) 
         Workload::Alone => {
             vec![less("µs (median)", said.p50), less("µs (99th percentile)", said.p99)]
         }
-        Workload::Files | Workload::FilesCut => {
+        Workload::Files => {
             let megabits = said.bytes * 8.0 / 1e6;
             vec![
                 more("Mbit/s", megabits / seconds),
@@ -299,7 +307,8 @@ mod tests {
         assert_eq!((said.requests, said.p99), (10.0, 40.0));
         assert!(super::said("Running").is_err());
         let place = Place::apart();
-        let found = figures(Workload::Files, said, 0.5, 1e6, &place);
+        let found = figures(Workload::Files, said, 0.5, 1e6, (Setting::Wire, &place));
+        assert!(found[0].workload.contains("(wire; one core"), "{}", found[0].workload);
         assert!((found[0].value - 4.0).abs() < 1e-9, "1 MB in 2 s is 4 Mbit/s");
         assert!((found[1].value - 1e6).abs() < 1e-3, "a second of the device's core");
     }
