@@ -14,11 +14,14 @@ mod show;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use dataplane::clock::{self, Instant};
 use dataplane_api::service::Forwarding;
+use pktgen::rate::Rate;
 use pktgen::report::{Limit, Report};
+use pktgen::size::{self, Size};
+use pktgen::spec;
 
 pub(crate) use candidate::Running;
 
@@ -52,9 +55,9 @@ pub(crate) struct Options {
     /// Live connections: numbers with k or m.
     #[arg(long, default_value = "100k", value_parser = number)]
     connections: u32,
-    /// Rate at which searches begin, packets a second both ways together: beyond what the forwarder can do.
-    #[arg(long, default_value = "2.2m", value_parser = number)]
-    rate: u32,
+    /// Rate at which searches begin, both ways together: beyond what the forwarder can do.
+    #[arg(long, default_value = "2.2mpps")]
+    rate: String,
     /// Share of packets that may be lost at the highest rate; 0 is RFC 2544. By default a thousandth, because a
     /// machine that is kept from its core for some milliseconds would else be what is measured.
     #[arg(long, default_value_t = 0.001)]
@@ -110,6 +113,13 @@ impl Options {
         if self.smoke { self.seconds.min(0.5) } else { self.seconds }
     }
 
+    /// Packets a second at which searches begin.
+    fn most(&self, size: u16) -> anyhow::Result<f64> {
+        let rate: Rate = self.rate.parse().map_err(|e| anyhow!("--rate: {e}"))?;
+        let least = size::least(false, spec::Protocol::Tcp);
+        Ok(rate.pps(Size::Fixed(size).wire_bits(least)))
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         let seconds = self.seconds > 0.0 && self.seconds <= 600.0;
         let minutes = self.minutes > 0.0 && self.minutes <= 1440.0;
@@ -119,7 +129,7 @@ impl Options {
         if !(0.0..1.0).contains(&self.max_loss) {
             bail!("--max-loss {}: expected at least 0 and less than 1", self.max_loss);
         }
-        Ok(())
+        self.most(64).map(drop)
     }
 }
 
@@ -276,7 +286,7 @@ fn search(
     last: Option<f64>,
     sheet: &mut Sheet,
 ) -> anyhow::Result<(Sample, Quiet)> {
-    let (from, to) = bracket(last, f64::from(options.rate));
+    let (from, to) = bracket(last, options.most(size)?);
     let seconds = options.seconds();
     let words = [
         ("--sizes", size.to_string()),

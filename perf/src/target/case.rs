@@ -139,7 +139,8 @@ fn of(wish: &Wish, method: Forwarding, family: Family, connections: u32, to: &mu
         }
     }
     if wish.latency && main {
-        for size in FEW {
+        let chosen = if wish.sizes.is_empty() { &FEW[..] } else { sizes };
+        for &size in chosen {
             to.push(case(Aim::Latency, size, HALF, None));
         }
     }
@@ -186,6 +187,16 @@ mod tests {
         assert!(cases.iter().any(|c| c.family == Family::V6 && c.method == Forwarding::Nat));
         assert!(!cases.iter().any(|c| c.family == Family::V6 && c.method == Forwarding::Direct));
         assert!(cases.iter().all(|c| c.method != Forwarding::Direct || !c.both_ways()));
+    }
+
+    #[test]
+    fn latency_is_measured_at_the_sizes_that_were_asked_for_or_at_a_few() {
+        let sizes = |wish: &Wish| -> Vec<u16> {
+            let all = cases(wish).into_iter();
+            all.filter(|c| c.aim == Aim::Latency).map(|c| c.size).collect()
+        };
+        assert_eq!(sizes(&wish()), FEW);
+        assert_eq!(sizes(&Wish { sizes: vec![256], ..wish() }), [256]);
     }
 
     #[test]
