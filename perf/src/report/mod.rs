@@ -11,6 +11,7 @@ mod latency;
 mod number;
 mod peers;
 mod promise;
+mod ruler;
 mod runs;
 mod scaling;
 mod sizing;

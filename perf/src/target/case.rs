@@ -122,7 +122,12 @@ fn of(wish: &Wish, method: Forwarding, family: Family, connections: u32, to: &mu
         connections,
         rate: rate.to_owned(),
         replies,
-        engine: wish.engine.unwrap_or(if size < SOCKETS { Engine::Xdp } else { Engine::AfXdp }),
+        // Sockets of the generator are no match for what is searched for.
+        engine: wish.engine.unwrap_or(match aim {
+            Aim::Highest => Engine::Xdp,
+            _ if size < SOCKETS => Engine::Xdp,
+            _ => Engine::AfXdp,
+        }),
     };
     for &size in sizes {
         to.push(case(Aim::Promise, size, &wish.rate, None));
@@ -179,7 +184,9 @@ mod tests {
         assert_eq!(promise.iter().filter(|c| c.is_gate()).count(), 6);
         assert_eq!(promise[0].engine, Engine::Xdp);
         assert_eq!((promise[1].engine, promise[2].engine), (Engine::Xdp, Engine::AfXdp));
-        assert_eq!(cases.iter().filter(|c| c.aim == Aim::Highest).count(), 7 + 3 + 3);
+        let highest = cases.iter().filter(|c| c.aim == Aim::Highest);
+        assert_eq!(highest.clone().count(), 7 + 3 + 3);
+        assert!(highest.clone().all(|c| c.engine == Engine::Xdp));
         let beyond: Vec<_> = cases.iter().filter(|c| c.aim == Aim::Beyond).collect();
         assert_eq!(beyond.len(), 4);
         assert_eq!(beyond.iter().filter(|c| c.both_ways()).count(), 2);

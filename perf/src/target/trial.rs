@@ -151,14 +151,17 @@ fn search(case: &Case, traffic: Traffic) -> Traffic {
     Traffic { verb: "ndr", more, ..traffic }
 }
 
-/// The trial that a row is of: the only one, or the fastest without loss.
+/// The trial that a row is of: the only one, or that at the rate which the search has found. One that was asked for
+/// more and lost nothing is none if the generator did not send it.
 fn chosen<'a>(case: &Case, report: &'a Report) -> anyhow::Result<&'a Trial> {
     if case.aim != Aim::Highest {
         return only(report);
     }
+    let most = report.ndr.first().map_or(0.0, |row| row.pps) * 1.0001;
     let whole = report.trials.iter().filter(|t| t.requests.lost + t.replies.lost == 0);
-    let best = whole.max_by(|a, b| a.asked_pps.total_cmp(&b.asked_pps));
-    best.or(report.trials.first()).context("the generator reports no trial")
+    let best = whole.filter(|t| t.asked_pps <= most);
+    let best = best.max_by(|a, b| a.asked_pps.total_cmp(&b.asked_pps));
+    best.or(report.trials.last()).context("the generator reports no trial")
 }
 
 pub(crate) fn pollers(status: &Status) -> Vec<Poller> {
@@ -229,7 +232,10 @@ fn row(
         )),
         resident_bytes: balancer.resident(),
         unexplained: trial.unexplained,
-        limit: trial.limit,
+        limit: match report.ndr.first() {
+            Some(found) if case.aim == Aim::Highest => found.limit,
+            _ => trial.limit,
+        },
         passed: failures.is_empty(),
         failures,
         contended: false,
@@ -255,4 +261,46 @@ fn failures(case: &Case, report: &Report, trial: &Trial) -> Vec<String> {
         failures.push(format!("{} of {wanted} connections alive", trial.connections.alive));
     }
     failures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::generator::Engine;
+    use dataplane_api::service::Forwarding;
+    use pktgen::report::Ndr;
+
+    #[test]
+    fn a_search_is_told_by_what_was_sent_and_not_by_what_the_generator_was_asked_for() {
+        let trial = |asked_pps, lost| {
+            let mut trial = Trial { asked_pps, ..Trial::default() };
+            trial.requests.lost = lost;
+            trial
+        };
+        let report = Report {
+            schema: 1,
+            version: String::new(),
+            verb: "ndr".into(),
+            scenario: serde_json::Value::Null,
+            // The first was asked for 3 Mpps; the generator sent less, and all of that arrived.
+            trials: vec![trial(3e6, 0), trial(1.5e6, 9), trial(5e5, 0), trial(4e5, 0)],
+            ndr: vec![Ndr { pps: 5e5, ..Ndr::default() }],
+            passed: true,
+            failures: vec![],
+            notes: vec![],
+        };
+        let case = Case {
+            aim: Aim::Highest,
+            method: Forwarding::Nat,
+            family: Family::V4,
+            size: 512,
+            connections: 1000,
+            rate: "3mpps".into(),
+            replies: None,
+            engine: Engine::Xdp,
+        };
+        assert_eq!(chosen(&case, &report).unwrap().asked_pps, 5e5);
+        let none = Report { trials: vec![], ..report };
+        assert!(chosen(&case, &none).is_err());
+    }
 }
