@@ -48,7 +48,7 @@ impl Default for Engine {
             poll: Poll::Adaptive,
             connections: 1 << 20,
             half_open_percent: 25,
-            frames: 8192,
+            frames: 32_768,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use dataplane_api::VERSION;
 use dataplane_api::message::{Reply, Request, Status};
-use dataplane_api::service::{Forwarding, Poll, Protocol, Scheduler, XdpMode};
+use dataplane_api::service::{Engine, Forwarding, Poll, Protocol, Scheduler, XdpMode};
 use serde::Serialize;
 
 use super::{BACK, BALANCER, FRONT, Lab, Plan, Process, REAL_PORT, on_cores, wait_until};
@@ -69,7 +69,7 @@ impl Default for Config {
             scheduler: Scheduler::Rr,
             cores: vec![1],
             poll: Poll::Busy,
-            frames: 8192,
+            frames: Engine::default().frames,
             front: XdpMode::Auto,
             back: XdpMode::Auto,
         }

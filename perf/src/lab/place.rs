@@ -1,7 +1,7 @@
 //! Where the parts of a run have their cores, and how the data plane sits on its interfaces.
 
 use clap::Args;
-use dataplane_api::service::XdpMode;
+use dataplane_api::service::{Engine, XdpMode};
 
 use super::balancer::{Config, xdp_mode};
 use super::{BACK, BALANCER, CLIENT_LINK, FRONT, GENERATOR, Lab, SERVER_LINK};
@@ -20,13 +20,14 @@ pub(crate) struct Place {
     reals: u16,
     /// `engine.frames` of the data plane. Its rings hold a quarter: the more, the longer it may be
     /// kept from its core without a loss.
-    #[arg(long, default_value_t = 65_536)]
+    #[arg(long, default_value_t = Engine::default().frames)]
     frames: u32,
-    /// Mode of the interface towards the clients: auto, native, generic.
-    #[arg(long, default_value = "auto", value_parser = xdp_mode)]
+    /// Mode of the interface towards the clients: auto, native, generic. In native mode the frames
+    /// of the generator in the kernel come in without a socket buffer.
+    #[arg(long, default_value = "native", value_parser = xdp_mode)]
     front: XdpMode,
     /// Mode of the interface towards the real servers.
-    #[arg(long, default_value = "auto", value_parser = xdp_mode)]
+    #[arg(long, default_value = "generic", value_parser = xdp_mode)]
     back: XdpMode,
     /// Interfaces of the generator (cli0, srv0) whose packets its own cores take in, by receive
     /// packet steering; by default the core does that the balancer sends on.
