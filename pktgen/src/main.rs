@@ -17,7 +17,17 @@ const FAILED: u8 = 1;
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
-    let matches = options::command().get_matches();
+    let matches = match options::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version come this way too, and are no errors.
+            let _ = error.print();
+            if let Some(hint) = options::hint(&error) {
+                let _ = writeln!(stderr(), "\n  help: {hint}");
+            }
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(UNUSABLE));
+        }
+    };
     let run = match options::from_matches(&matches) {
         Ok(run) => run,
         Err(errors) => {

@@ -64,6 +64,17 @@ pub fn command() -> Command {
         .subcommands(verbs)
 }
 
+/// What to say beside clap's own words: that a flag it does not know is another verb's.
+#[must_use]
+pub fn hint(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
+    values::whose(&flag.strip_prefix("--")?.replace('-', "_"))
+}
+
 fn argument(option: &Opt) -> Arg {
     let help = match option.default {
         Fallback::Text(text) => format!("{} [default: {text}]", option.help),

@@ -222,6 +222,34 @@ fn errors_of_a_file_have_their_place_and_a_suggestion() {
 }
 
 #[test]
+fn an_option_that_a_verb_does_not_have_is_refused_and_never_ignored() {
+    let refused = refusal("load", &[("conections", "5")]);
+    assert!(refused.contains("`load` has no option `conections`"), "{refused}");
+    assert!(refused.contains("did you mean `connections`?"), "{refused}");
+    assert!(refused.contains("expected one of client, server, vip"), "{refused}");
+    let refused = refusal("load", &[("sizes", "64")]);
+    assert!(refused.contains("`--sizes` is an option of `ndr`"), "{refused}");
+    let refused = refusal("flood", &[("from", "5"), ("syn_flood", "1k")]);
+    assert!(refused.contains("`--from` is an option of `cps` and `ndr`"), "{refused}");
+    let both = build("load", &[("sizes", "64")], Some(Scenario { text: "x = 1", name: "a.toml" }));
+    let both = both.unwrap_err().to_string();
+    assert!(both.contains("`sizes`") && both.contains("a.toml:1:1"), "all at once: {both}");
+
+    let error = command().try_get_matches_from(["xvip-pktgen", "load", "--sizes", "64"]);
+    assert_eq!(hint(&error.unwrap_err()).unwrap(), "`--sizes` is an option of `ndr`");
+    let error = command().try_get_matches_from(["xvip-pktgen", "load", "--sises", "64"]);
+    assert_eq!(hint(&error.unwrap_err()), None);
+}
+
+#[test]
+fn a_name_of_a_table_is_no_key() {
+    let refused = file("load", "ndr = 5\n").unwrap_err().to_string();
+    assert!(refused.contains("a.toml:1:7") && refused.contains("expected a table [ndr]"));
+    let refused = file("load", "[load]\nrate = '1gbit'\n").unwrap_err().to_string();
+    assert!(refused.contains("unknown key `load` in a scenario"), "{refused}");
+}
+
+#[test]
 fn what_is_no_readable_text_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.toml");

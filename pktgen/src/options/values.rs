@@ -32,17 +32,43 @@ pub(super) fn collect(
             values.insert(option.key, Value { text: text.to_owned(), place: Place::Default });
         }
     }
+    let mut problems = Vec::new();
     if let Some(scenario) = scenario {
-        let mut problems = Vec::new();
         from_file(verb, scenario, &mut values, &mut problems);
-        if !problems.is_empty() {
-            return Err(Errors::of(problems, Some(scenario)));
-        }
     }
     for (key, text) in flags {
-        values.insert(key, Value { text: (*text).to_owned(), place: Place::Flag });
+        match find(verb, key) {
+            Some(option) => {
+                let value = Value { text: (*text).to_owned(), place: Place::Flag };
+                values.insert(option.key, value);
+            }
+            None => problems.push(unknown_flag(verb, key)),
+        }
     }
-    Ok(values)
+    if problems.is_empty() { Ok(values) } else { Err(Errors::of(problems, scenario)) }
+}
+
+/// A flag, by its key, that this verb does not have. A command line never has one: clap knows them.
+fn unknown_flag(verb: &str, key: &str) -> Problem {
+    let own = OPTIONS.iter().filter(|o| o.section.is_empty() || o.section == verb);
+    let keys: Vec<_> = own.map(|o| o.key).collect();
+    let message = format!("`{verb}` has no option `{}`", printable(key));
+    let near = nearest(key, &keys).map(|near| format!("did you mean `{near}`?"));
+    Problem {
+        key: "",
+        place: Place::Flag,
+        message,
+        allowed: format!("expected one of {}", keys.join(", ")),
+        help: whose(key).or(near),
+    }
+}
+
+/// Which verbs an option is for, if it is not for all.
+pub(super) fn whose(key: &str) -> Option<String> {
+    let sections = OPTIONS.iter().filter(|o| o.key == key && !o.section.is_empty());
+    let verbs: Vec<_> = sections.map(|o| format!("`{}`", o.section)).collect();
+    (!verbs.is_empty())
+        .then(|| format!("`--{}` is an option of {}", key.replace('_', "-"), verbs.join(" and ")))
 }
 
 fn from_file(verb: &str, scenario: Scenario<'_>, values: &mut Values, problems: &mut Vec<Problem>) {
@@ -61,6 +87,10 @@ fn from_file(verb: &str, scenario: Scenario<'_>, values: &mut Values, problems: 
                 for (key, value) in inner {
                     one(name, name == verb, key, value, values, problems);
                 }
+            }
+            (other, name) if sections.contains(&name) => {
+                let message = format!("`{name}` cannot be {}", describe(other));
+                problems.push(problem(value.span(), message, format!("expected a table [{name}]")));
             }
             _ => one("", true, key, value, values, problems),
         }
