@@ -37,6 +37,8 @@ MAP(scratches, PERCPU_ARRAY, 1, __u32, struct scratch);
 
 const volatile struct config config SEC(".rodata.config");
 struct state state SEC(".data.state");
+volatile struct next_hop next_hops[WAYS] SEC(".data.hops");
+volatile struct heard heards[WAYS] SEC(".data.heard");
 
 static __always_inline __u16 fold(__u64 sum)
 {
@@ -142,6 +144,8 @@ static __always_inline int send(struct xdp_md *ctx, struct state *s, __u32 way)
 #pragma unroll
 	for (int i = 0; i < 14; i++)
 		words[i] = route->head[i];
+	__u64 mac = next_hops[way].mac;
+	__builtin_memcpy(data, &mac, ETH_ALEN);
 	struct stamp stamp = { turn->flow, s->sequence[way], s->due / TIME_UNIT };
 	write(data, turn, stamp, way, &route->sizes[kind]);
 	if (bpf_redirect_map(&ports, way, 0) != XDP_REDIRECT)          /* the interface is gone */
@@ -218,6 +222,7 @@ struct packet {
 	__u32 *next;                   /* place of the flow that is expected next */
 	__u32 length;                  /* of the transport header and all behind it */
 	__u32 frame;                   /* of the whole frame */
+	__u64 peer;                    /* MAC address that it came from */
 	__be32 outer;                  /* low word of the tunnel's destination */
 	__be32 index;                  /* of the real server, of direct: in the MAC address */
 	struct stamp stamp;
@@ -237,6 +242,7 @@ static __always_inline int fetch(struct __sk_buff *skb, struct packet *p, __u32 
 	if (data + ETH_HLEN + sizeof(struct ipv6hdr) > end)
 		return 0;
 	p->index = *(__be32 *)&eth->h_dest[2];
+	__builtin_memcpy(&p->peer, eth->h_source, ETH_ALEN);
 	if (config.tunnel && way == REQUEST) {
 		__u8 protocol = config.v6 ? IPPROTO_IPV6 : IPPROTO_IPIP, found;
 
@@ -495,6 +501,8 @@ static __always_inline int sink(struct __sk_buff *skb, __u32 way)
 	struct packet p = {};
 	enum verdict verdict = judge(skb, &p, way);
 	struct tally *t = bpf_map_lookup_elem(&tallies, &way);
+	volatile struct heard *heard = &heards[way & 1];
+	__u64 now;
 	__u32 age, at;
 
 	if (!t)
@@ -523,7 +531,17 @@ static __always_inline int sink(struct __sk_buff *skb, __u32 way)
 	case RECEIVED:
 		break;
 	}
-	age = (__u32)(bpf_ktime_get_ns() / TIME_UNIT) - p.stamp.time;
+	now = bpf_ktime_get_ns();
+	if (now > heard->last + GRAIN) {
+		if (now - heard->last > heard->longest) {
+			heard->longest = now - heard->last;
+			heard->since = heard->last;
+		}
+		heard->last = now;
+	}
+	if (heard->peer != p.peer)
+		heard->peer = p.peer;
+	age = (__u32)(now / TIME_UNIT) - p.stamp.time;
 	if ((int)age < 0)
 		age = 0;
 	t->received += 1;

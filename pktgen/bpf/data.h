@@ -8,6 +8,7 @@
 
 #define SIZES 16                       /* sizes of frames sent in turn */
 #define HEAD 80                        /* headers and stamp, of any family and protocol */
+#define GRAIN 100000                   /* nanoseconds; so seldom is shared memory written */
 #define BUCKETS 1792                   /* of the histogram: 7 significant bits of 32 */
 
 /* One size of frames. */
@@ -74,6 +75,18 @@ struct state {
 	__u64 bytes[WAYS];             /* of frames without the check sequence */
 	__u64 accepted[WAYS];          /* by the interface */
 	__u64 refused[WAYS];
+};
+
+/* Where the frames of one way go: it may move meanwhile. In the first six bytes, as on the wire. */
+struct next_hop {
+	__u64 mac;
+};
+
+/* When nothing came, of one way; times in nanoseconds of CLOCK_MONOTONIC. */
+struct heard {
+	__u64 last;                    /* when something did, GRAIN late at most */
+	__u64 longest, since;          /* silence, and when it began */
+	__u64 peer;                    /* MAC address of who sent last, as in struct next_hop */
 };
 
 /* What was received in one way. */

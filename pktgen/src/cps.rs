@@ -22,7 +22,7 @@ use crate::ndr::add;
 use crate::report::{Connections, Direction, Limit, Line, Trial};
 use crate::sources::Sources;
 use crate::spec::{Cps, Spec};
-use crate::trial::{loss, percent};
+use crate::trial::{Found, loss, neighbors, percent};
 
 /// Time from the start of the threads to the first connection.
 const LEAD: Duration = Duration::from_millis(20);
@@ -30,17 +30,6 @@ const LEAD: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_millis(100);
 /// Connections a second while the balancer finds its real servers.
 const WARM_UP: f64 = 50.0;
-
-/// What a ramp gave.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// Every step.
-    pub trials: Vec<Trial>,
-    /// What went wrong.
-    pub failures: Vec<String>,
-    /// What a reader has to know.
-    pub notes: Vec<String>,
-}
 
 /// Climbs until a step does not meet the criteria.
 ///
@@ -60,10 +49,14 @@ pub fn run(
     for index in 0..cps.steps {
         let rate = rate(cps, index);
         let before = sources.read(&mut found.notes);
+        let (moves, begun) = (load.moves().0, clock::now().after(LEAD));
         let (parts, seconds, trouble) = step(load, spec, rate, cps.step, watch)?;
+        let moves = load.moves_since(moves);
         let after = sources.read(&mut found.notes);
         let mut trial = assemble(spec, rate, seconds, &parts, [&before, &after], &mut found.notes);
         trial.mode = load.mode();
+        trial.neighbor_changes = moves.0;
+        trial.neighbors = neighbors(&moves.1, begun.nanos());
         let failure = judge(&trial, spec, &parts);
         told(&format!(
             "{rate:.0} a second: {} of {} completed{}",

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::PacketBuilder;
 
-use crate::parse::{ETHERNET, TCP, UDP, View, add_bytes, flag, fold};
+use crate::parse::{ETHERNET, ETHERTYPE_V4, ETHERTYPE_V6, TCP, UDP, View, add_bytes, flag, fold};
 use crate::spec::Protocol;
 use crate::stamp::{self, Stamp, Way};
 
@@ -158,6 +158,11 @@ impl Template {
             }
     }
 
+    /// Sends it elsewhere from now on.
+    pub fn send_to(&mut self, mac: [u8; 6]) {
+        self.bytes[..6].copy_from_slice(&mac);
+    }
+
     /// Whether it is a TCP packet.
     #[must_use]
     pub fn is_tcp(&self) -> bool {
@@ -303,6 +308,34 @@ pub fn restamp(frame: &mut [u8], view: &View, stamp: Stamp, key: u32, way: Way) 
         }
     }
     true
+}
+
+/// Takes the tunnel off a received packet: its own IP header moves to where the tunnel's was, and the
+/// length of the frame is told (at least [`FRAME_MIN`]). None, and nothing changed, if there is no
+/// tunnel.
+#[inline]
+#[must_use]
+pub fn unwrap(frame: &mut [u8], view: &View) -> Option<(View, usize)> {
+    view.tunnel?;
+    let outer = view.network.checked_sub(ETHERNET)?;
+    if view.end > frame.len() || view.network > view.end {
+        return None;
+    }
+    frame.copy_within(view.network..view.end, ETHERNET);
+    let ethertype = if view.source.0.is_ipv4() { ETHERTYPE_V4 } else { ETHERTYPE_V6 };
+    frame[12..ETHERNET].copy_from_slice(&ethertype.to_be_bytes());
+    let end = view.end - outer;
+    let len = end.max(FRAME_MIN).min(frame.len());
+    frame[end..len].fill(0);
+    let inner = View {
+        tunnel: None,
+        network: ETHERNET,
+        transport: view.transport - outer,
+        payload: view.payload - outer,
+        end,
+        ..*view
+    };
+    Some((inner, len))
 }
 
 #[inline(always)]

@@ -14,6 +14,7 @@ use dataplane::clock;
 
 use crate::craft::{FRAME_MIN, Path, Template};
 use crate::engine::answer::path;
+use crate::engine::next_hop::{Follower, NextHop};
 use crate::engine::{Plan, Scene, Watch};
 use crate::ledger::{self, Beside};
 use crate::load::Load;
@@ -51,6 +52,7 @@ pub fn run(
     let socket = Sender::open(side.index)
         .with_context(|| format!("packet socket for the flood on {}", side.interface))?;
     let mut source = Source::new(load.scene(), spec, flood)?;
+    let hop = side.next_hop.clone();
     let mut notes = Vec::new();
     let before = sources.read(&mut notes);
     let stop = AtomicBool::new(false);
@@ -58,8 +60,8 @@ pub fn run(
         let builder = std::thread::Builder::new().name("flood".to_owned());
         let limit = plan.duration + TAIL;
         let thread = builder.spawn_scoped(scope, {
-            let (source, socket, stop) = (&mut source, &socket, &stop);
-            move || source.send(socket, stop, limit)
+            let (source, socket, stop, hop) = (&mut source, &socket, &stop, &*hop);
+            move || source.send(socket, hop, stop, limit)
         });
         let phase = load.data(plan, watch);
         stop.store(true, Relaxed);
@@ -157,14 +159,19 @@ impl Source {
     }
 
     /// Sends until told to stop, or for `limit`.
-    fn send(&mut self, socket: &Sender, stop: &AtomicBool, limit: Duration) -> Sent {
+    fn send(&mut self, socket: &Sender, hop: &NextHop, stop: &AtomicBool, limit: Duration) -> Sent {
         let (start, mut sent) = (clock::now(), Sent::default());
+        let mut follower = Follower::default();
         let mut next = [0_u64; 2];
         while !stop.load(Relaxed) {
             let at = clock::now().since(start);
             sent.seconds = at.as_secs_f64();
             if at >= limit {
                 break;
+            }
+            if let Some(mac) = follower.moved(hop) {
+                let kinds = [&mut self.syn, &mut self.udp].into_iter().flatten();
+                kinds.for_each(|(_, template)| template.send_to(mac));
             }
             let at = at.as_nanos() as u64;
             let result = self.burst(socket, at, &mut next, &mut sent);
@@ -301,7 +308,7 @@ mod tests {
             interface: name.to_owned(),
             index: 1,
             mac: [2, 0, 0, 0, 0, 1],
-            peer: [2, 0, 0, 0, 0, 2],
+            next_hop: std::sync::Arc::new(NextHop::at([2, 0, 0, 0, 0, 2])),
             driver: String::new(),
         };
         (Scene::new(rules, Some(side("a")), Some(side("b"))), spec)

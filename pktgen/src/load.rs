@@ -3,6 +3,7 @@
 //! The steps are apart, so that a search for a rate opens its connections once and sends many times.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use dataplane::kernel::Monitor;
 
 use crate::engine::handshake::{self, Goal};
 use crate::engine::kernel;
+use crate::engine::next_hop::{Move, NextHop};
 use crate::engine::sockets::{Go, Sockets};
 use crate::engine::xsk::{self, Totals, connections};
 use crate::engine::{Live, Phase, Plan, Scene, Side, Watch};
@@ -42,15 +44,9 @@ impl Load {
     /// # Errors
     /// An interface that is absent or down, what the kernel refused, a VIP that nobody answers for.
     pub fn start(spec: &Spec) -> anyhow::Result<Self> {
-        let mut client = spec.client.as_deref().map(|name| side(name, spec)).transpose()?;
+        let client = spec.client.as_deref().map(|name| side(name, spec)).transpose()?;
         let server = spec.server.as_deref().map(|name| side(name, spec)).transpose()?;
         ensure!(client.is_some() || server.is_some(), "neither clients nor servers are here");
-        ensure!(
-            spec.method.replies_pass() || client.is_some() && server.is_some(),
-            "with {:?} forwarding the answers of the real servers do not pass the balancer: clients \
-             and real servers have to be in one process",
-            spec.method
-        );
         let mut stations = Vec::new();
         for (side, addresses, distinct) in [
             (&client, spec.clients.addresses, false),
@@ -62,10 +58,17 @@ impl Load {
             }
         }
         let neighbors = Neighbors::start(&stations)?;
-        if let Some(client) = &mut client {
-            client.peer = neighbors
+        if let Some(client) = &client {
+            neighbors
                 .resolve(&client.interface, spec.vip.ip(), spec.patience)
                 .context("the VIP: is the balancer up, and does it hold the VIP?")?;
+            neighbors.follow(&client.interface, spec.vip.ip(), client.next_hop.clone());
+        } else if let Some(server) = &server
+            && !spec.method.replies_pass()
+        {
+            // Not waited for: the clients may come later.
+            let target = spec.next_hop();
+            neighbors.follow(&server.interface, target, server.next_hop.clone());
         }
         let rules = Rules {
             vip: spec.vip,
@@ -179,11 +182,30 @@ impl Load {
     /// # Errors
     /// If threads cannot be started.
     pub fn data(&mut self, plan: Plan, watch: &mut Watch<'_>) -> anyhow::Result<Phase> {
+        let before = self.moves().0;
         // Answers are given by the sockets alone.
-        if self.spec.engine == Engine::Xdp && self.scene.client.is_some() {
-            return kernel::data(&mut self.sockets, &self.scene, plan, &self.spec.cores, watch);
-        }
-        xsk::data(&mut self.sockets, &self.scene, plan, watch)
+        let mut phase = if self.spec.engine == Engine::Xdp && self.scene.client.is_some() {
+            kernel::data(&mut self.sockets, &self.scene, plan, &self.spec.cores, watch)?
+        } else {
+            xsk::data(&mut self.sockets, &self.scene, plan, watch)?
+        };
+        phase.moves = self.moves_since(before);
+        Ok(phase)
+    }
+
+    /// How often the next hop has moved: the VIP's owner, or where answers go past the balancer.
+    #[must_use]
+    pub fn moves(&self) -> (u64, Vec<Move>) {
+        let hop = self.scene.client.as_ref().map(|side| &*side.next_hop);
+        hop.or(self.scene.straight()).map(NextHop::moves).unwrap_or_default()
+    }
+
+    /// The same without the first `before` moves.
+    #[must_use]
+    pub fn moves_since(&self, before: u64) -> (u64, Vec<Move>) {
+        let (count, moves) = self.moves();
+        let skipped = usize::try_from(before).unwrap_or(usize::MAX);
+        (count.saturating_sub(before), moves.into_iter().skip(skipped).collect())
     }
 
     /// Closes all connections in order (TCP); returns how many were.
@@ -304,7 +326,7 @@ fn side(interface: &str, spec: &Spec) -> anyhow::Result<Side> {
         interface: interface.to_owned(),
         index: link.ifindex,
         mac: link.mac.0,
-        peer: [0; 6],
+        next_hop: Arc::default(),
         driver: link.driver.clone(),
     })
 }

@@ -10,7 +10,7 @@ use crate::report::{Limit, Ndr as Row, Trial};
 use crate::size::Size;
 use crate::sources::Sources;
 use crate::spec::{Ndr, Spec};
-use crate::trial::{self, Outcome, bps, loss, pps};
+use crate::trial::{self, Found, Outcome, bps, loss, pps};
 
 /// Most trials of one search.
 pub const TRIALS_MAX: u32 = 24;
@@ -133,19 +133,6 @@ pub fn verdict(trial: &Trial, allowance: f64) -> Verdict {
         return Verdict::Spoiled(trial.requests.sent_pps + trial.replies.sent_pps);
     }
     if lossy { Verdict::Bad } else { Verdict::Good }
-}
-
-/// All searches of a run.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// Every trial.
-    pub trials: Vec<Trial>,
-    /// One row for each size.
-    pub rows: Vec<Row>,
-    /// What went wrong.
-    pub failures: Vec<String>,
-    /// What a reader has to know.
-    pub notes: Vec<String>,
 }
 
 /// Searches for each size, over connections that are open.

@@ -12,8 +12,9 @@ const ETHERTYPE_ARP: u16 = 0x0806;
 const ICMPV6: u8 = 58;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
-/// Flags of an advertisement: solicited, override.
-const SOLICITED: u8 = 0x60;
+/// Flags of an advertisement: override; solicited as well.
+const OVERRIDE: u8 = 0x20;
+const SOLICITED: u8 = 0x40 | OVERRIDE;
 const ARP_REQUEST: u16 = 1;
 const ARP_REPLY: u16 = 2;
 /// First 13 bytes of the groups of neighbour solicitation, `ff02::1:ff00:0/104`.
@@ -50,20 +51,36 @@ impl Stations {
         }
     }
 
-    /// A question of the first station for an address.
+    /// A question of the first station for an address: to all, or to the neighbour that is believed
+    /// to have it.
     #[must_use]
-    pub fn question(&self, target: IpAddr) -> Vec<u8> {
-        let sender = self.addresses.first();
-        let mac = self.mac(sender).unwrap_or(self.mac);
-        let to = match target {
+    pub fn question(&self, target: IpAddr, known: Option<[u8; 6]>) -> Vec<u8> {
+        let first = self.addresses.first();
+        let mac = self.mac(first).unwrap_or(self.mac);
+        // Real servers behind a tunnel may have no address of the other family to ask from: then
+        // nobody asks (RFC 5227 section 2.1.1), or the interface itself (RFC 4291 section 2.5.1).
+        let sender = match (first, target) {
+            (IpAddr::V6(_), IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+            (IpAddr::V4(_), IpAddr::V6(_)) => link_local(mac).into(),
+            _ => first,
+        };
+        let group = match target {
             IpAddr::V4(_) => [0xff; 6],
             IpAddr::V6(v6) => {
                 let [.., a, b, c] = v6.octets();
                 [0x33, 0x33, 0xff, a, b, c]
             }
         };
-        write(Kind::Question, (sender, mac), (target, [0; 6]), to)
+        let kind = if known.is_some() { Kind::Check } else { Kind::Question };
+        write(kind, (sender, mac), (target, [0; 6]), known.unwrap_or(group))
     }
+}
+
+/// An address that an interface has by itself, from its MAC address (RFC 4291 appendix A).
+fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
+    let [ab, cff, fed, ef] =
+        [[a ^ 2, b], [c, 0xff], [0xfe, d], [e, f]].map(|pair| u16::from_be_bytes(pair));
+    Ipv6Addr::new(0xfe80, 0, 0, 0, ab, cff, fed, ef)
 }
 
 impl Stations {
@@ -84,22 +101,73 @@ impl Stations {
     }
 }
 
+/// When to ask for a neighbour that is known, as Linux does (`ucast_solicit`): it itself each second,
+/// and all, once it did not answer three times.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Vigil {
+    next: u64,
+    unanswered: u32,
+}
+
+/// Time between two questions, in nanoseconds.
+const ASK_EACH: u64 = 1_000_000_000;
+/// Questions to the neighbour itself before all are asked.
+const CHECKS: u32 = 3;
+
+/// Whom to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// The neighbour itself.
+    Neighbor,
+    /// Everybody.
+    All,
+}
+
+impl Vigil {
+    /// Whom to ask at `now` (nanoseconds), if anybody; `known` is whether the neighbour is.
+    pub fn look(&mut self, now: u64, known: bool) -> Option<Ask> {
+        if now < self.next {
+            return None;
+        }
+        self.next = now + ASK_EACH;
+        self.unanswered = self.unanswered.saturating_add(1);
+        Some(if known && self.unanswered <= CHECKS { Ask::Neighbor } else { Ask::All })
+    }
+
+    /// It was heard at `now`.
+    pub fn heard(&mut self, now: u64) {
+        *self = Self { next: now + ASK_EACH, unanswered: 0 };
+    }
+}
+
 /// Who is where, if a frame says so: an answer, or the sender of a question.
 #[must_use]
 pub fn learn(frame: &[u8]) -> Option<(IpAddr, [u8; 6])> {
     match read(frame)? {
         Message::Question { sender, sender_mac, .. } => Some((sender, sender_mac)),
-        Message::Answer { sender, mac } => Some((sender, mac)),
+        Message::Answer { sender, mac, .. } => Some((sender, mac)),
+    }
+}
+
+/// As [`learn`], from a frame that may tell of another MAC address than the one that is known: an
+/// advertisement without its override flag may not (RFC 4861 section 7.2.5).
+#[must_use]
+pub fn learn_again(frame: &[u8], known: Option<[u8; 6]>) -> Option<(IpAddr, [u8; 6])> {
+    match read(frame)? {
+        Message::Answer { sender, overrides: false, .. } => Some((sender, known?)),
+        _ => learn(frame),
     }
 }
 
 enum Message {
     Question { target: IpAddr, sender: IpAddr, sender_mac: [u8; 6] },
-    Answer { sender: IpAddr, mac: [u8; 6] },
+    Answer { sender: IpAddr, mac: [u8; 6], overrides: bool },
 }
 
 enum Kind {
     Question,
+    /// A question to the neighbour itself.
+    Check,
     Answer,
 }
 
@@ -119,7 +187,7 @@ fn read_arp(body: &[u8; 28]) -> Option<Message> {
     let target = Ipv4Addr::from(*body[24..].first_chunk::<4>()?).into();
     match u16::from(operation) {
         ARP_REQUEST => Some(Message::Question { target, sender, sender_mac }),
-        ARP_REPLY => Some(Message::Answer { sender, mac: sender_mac }),
+        ARP_REPLY => Some(Message::Answer { sender, mac: sender_mac, overrides: true }),
         _ => None,
     }
 }
@@ -143,7 +211,11 @@ fn read_discovery(frame: &[u8]) -> Option<Message> {
             let sender_mac = option(&message[24..], 1).or_else(|| frame[6..].first_chunk())?;
             Some(Message::Question { target, sender, sender_mac: *sender_mac })
         }
-        ADVERTISEMENT => Some(Message::Answer { sender: target, mac: *option(&message[24..], 2)? }),
+        ADVERTISEMENT => Some(Message::Answer {
+            sender: target,
+            mac: *option(&message[24..], 2)?,
+            overrides: message[4] & OVERRIDE != 0,
+        }),
         _ => None,
     }
 }
@@ -176,7 +248,7 @@ fn write(kind: Kind, from: (IpAddr, [u8; 6]), to: (IpAddr, [u8; 6]), mac: [u8; 6
         (IpAddr::V4(source), IpAddr::V4(target)) => {
             frame.extend_from_slice(&ETHERTYPE_ARP.to_be_bytes());
             let operation = match kind {
-                Kind::Question => ARP_REQUEST,
+                Kind::Question | Kind::Check => ARP_REQUEST,
                 Kind::Answer => ARP_REPLY,
             };
             frame.extend_from_slice(&[0, 1, 8, 0, 6, 4]);
@@ -200,9 +272,10 @@ fn write_discovery(frame: &mut Vec<u8>, kind: Kind, from: (Ipv6Addr, [u8; 6]), t
             group[13..].copy_from_slice(&to.octets()[13..]);
             (SOLICITATION, 0, to, Ipv6Addr::from(group), 1)
         }
+        Kind::Check => (SOLICITATION, 0, to, to, 1),
         // To a probe (sender `::`) it goes to all nodes, unsolicited (RFC 4861 section 7.2.4).
         Kind::Answer if to.is_unspecified() => {
-            (ADVERTISEMENT, 0x20, from.0, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 2)
+            (ADVERTISEMENT, OVERRIDE, from.0, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 2)
         }
         Kind::Answer => (ADVERTISEMENT, SOLICITED, from.0, to, 2),
     };
@@ -241,12 +314,12 @@ mod tests {
         ] {
             let (here, there) = (stations(asked, true), stations(asking, false));
             let target = here.addresses.get(3);
-            let question = there.question(target);
+            let question = there.question(target, None);
             assert_eq!(learn(&question), Some((there.addresses.first(), there.mac)));
             let answer = here.answer(&question).expect("an answer");
             assert_eq!(learn(&answer), Some((target, mac_of_real(3))));
             assert_eq!(answer[..6], there.mac, "to who asked");
-            assert_eq!(here.answer(&there.question(stranger.parse().unwrap())), None);
+            assert_eq!(here.answer(&there.question(stranger.parse().unwrap(), None)), None);
             assert_eq!(here.answer(&answer), None, "an answer is no question");
         }
     }
@@ -262,10 +335,63 @@ mod tests {
     }
 
     #[test]
+    fn a_known_neighbour_is_asked_itself_and_answers() {
+        for (asked, asking) in [("198.19.0.1", "198.18.0.1"), ("2001:db8:19::1", "2001:db8:18::1")]
+        {
+            let (here, there) = (stations(asked, true), stations(asking, false));
+            let question = there.question(here.addresses.get(2), Some(mac_of_real(2)));
+            assert_eq!(question[..6], mac_of_real(2), "to nobody else");
+            let answer = here.answer(&question).expect("an answer");
+            assert_eq!(learn(&answer), Some((here.addresses.get(2), mac_of_real(2))));
+        }
+    }
+
+    #[test]
+    fn who_has_no_address_of_a_family_asks_all_the_same() {
+        for (asked, asking) in [("198.19.0.1", "2001:db8:18::1"), ("2001:db8:19::1", "198.18.0.1")]
+        {
+            let (here, there) = (stations(asked, true), stations(asking, false));
+            let answer = here.answer(&there.question(here.addresses.get(2), None));
+            let answer = answer.expect("an answer");
+            assert_eq!(answer[..6], there.mac, "to who asked");
+            assert_eq!(learn(&answer), Some((here.addresses.get(2), mac_of_real(2))));
+        }
+        let mac = [0x02, 0xab, 0xcd, 0x12, 0x34, 0x56];
+        assert_eq!(link_local(mac), "fe80::ab:cdff:fe12:3456".parse::<Ipv6Addr>().unwrap());
+    }
+
+    #[test]
+    fn an_advertisement_without_override_moves_nobody() {
+        let here = stations("2001:db8:19::1", true);
+        let there = stations("2001:db8:18::1", false);
+        let (target, old) = (here.addresses.get(3), [2, 0, 0, 0, 0, 9]);
+        let mut answer = here.answer(&there.question(target, None)).unwrap();
+        assert_eq!(learn_again(&answer, Some(old)), Some((target, mac_of_real(3))));
+        answer[58] &= !OVERRIDE;
+        let sum = u16::from_be_bytes([answer[56], answer[57]]);
+        answer[56..58].copy_from_slice(&(sum + (u16::from(OVERRIDE) << 8)).to_be_bytes());
+        assert_eq!(learn_again(&answer, Some(old)), Some((target, old)), "heard, and not moved");
+        assert_eq!(learn_again(&answer, None), None);
+    }
+
+    #[test]
+    fn a_neighbour_that_falls_silent_is_asked_for_three_times_and_then_all_are() {
+        let second = ASK_EACH;
+        let mut vigil = Vigil::default();
+        assert_eq!(vigil.look(0, false), Some(Ask::All), "not known yet");
+        vigil.heard(5);
+        assert_eq!(vigil.look(second, true), None);
+        let asked: Vec<_> = (1..6).filter_map(|n| vigil.look(n * second + 5, true)).collect();
+        assert_eq!(asked, [Ask::Neighbor, Ask::Neighbor, Ask::Neighbor, Ask::All, Ask::All]);
+        vigil.heard(6 * second);
+        assert_eq!(vigil.look(7 * second, true), Some(Ask::Neighbor));
+    }
+
+    #[test]
     fn cut_and_damaged_messages_say_nothing() {
         for asked in ["198.19.0.1", "2001:db8:19::1"] {
             let here = stations(asked, false);
-            let question = here.question(here.addresses.get(1));
+            let question = here.question(here.addresses.get(1), None);
             let len = if asked.contains(':') { question.len() } else { 42 };
             for cut in 0..len {
                 assert_eq!(learn(&question[..cut]), None, "{cut}");

@@ -19,7 +19,8 @@ use anyhow::{Context, bail};
 use dataplane::clock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::neighbors::{Stations, learn};
+use crate::engine::next_hop::NextHop;
+use crate::neighbors::{Ask, Stations, Vigil, learn, learn_again};
 
 /// How often the thread looks whether it should end.
 const LOOK: i64 = 50_000_000;
@@ -35,10 +36,19 @@ struct Known {
     more: Condvar,
 }
 
+/// A neighbour whose moves are followed.
+struct Followed {
+    interface: String,
+    target: IpAddr,
+    hop: Arc<NextHop>,
+    vigil: Vigil,
+}
+
 /// The running thread; ends with the value.
 pub struct Neighbors {
     links: Arc<Vec<Link>>,
     known: Arc<Known>,
+    followed: Arc<Mutex<Vec<Followed>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -99,11 +109,13 @@ impl Neighbors {
         }
         let links = Arc::new(links);
         let (known, stop) = (Arc::new(Known::default()), Arc::new(AtomicBool::new(false)));
+        let followed = Arc::new(Mutex::new(Vec::new()));
         let thread = std::thread::Builder::new().name("neighbors".into()).spawn({
             let (links, known, stop) = (links.clone(), known.clone(), stop.clone());
-            move || serve(&links, &known, &stop)
+            let followed = followed.clone();
+            move || serve(&links, &known, &followed, &stop)
         })?;
-        Ok(Self { links, known, stop, thread: Some(thread) })
+        Ok(Self { links, known, followed, stop, thread: Some(thread) })
     }
 
     /// MAC address of `target`, as seen from `interface`.
@@ -118,7 +130,7 @@ impl Neighbors {
     ) -> anyhow::Result<[u8; 6]> {
         let link = self.links.iter().find(|link| link.interface == interface);
         let link = link.with_context(|| format!("{interface} is not an interface of this run"))?;
-        let question = link.stations.question(target);
+        let question = link.stations.question(target, None);
         let deadline = clock::now().after(patience);
         let mut asked = 0;
         let mut macs = self.known.macs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,6 +150,21 @@ impl Neighbors {
     }
 }
 
+impl Neighbors {
+    /// From now on `hop` is where `target` is, as seen from `interface`: asked for each second, and
+    /// moved at once by whatever announces it elsewhere.
+    pub fn follow(&self, interface: &str, target: IpAddr, hop: Arc<NextHop>) {
+        let known = self.known.macs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mac) = known.get(&target) {
+            hop.seen(*mac, clock::now());
+        }
+        drop(known);
+        let interface = interface.to_owned();
+        let followed = Followed { interface, target, hop, vigil: Vigil::default() };
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner).push(followed);
+    }
+}
+
 impl Drop for Neighbors {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
@@ -147,7 +174,7 @@ impl Drop for Neighbors {
     }
 }
 
-fn serve(links: &[Link], known: &Known, stop: &AtomicBool) {
+fn serve(links: &[Link], known: &Known, followed: &Mutex<Vec<Followed>>, stop: &AtomicBool) {
     let mut buffer = [0; 2048];
     while !stop.load(Relaxed) {
         let mut fds: Vec<_> = links
@@ -156,6 +183,7 @@ fn serve(links: &[Link], known: &Known, stop: &AtomicBool) {
             .map(|socket| PollFd::new(socket, PollFlags::IN))
             .collect();
         let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: LOOK }));
+        let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
         for link in links {
             for socket in &link.sockets {
                 // A bounded number: whoever floods must not keep the thread from ending.
@@ -164,14 +192,44 @@ fn serve(links: &[Link], known: &Known, stop: &AtomicBool) {
                     let Ok((_, len)) = rustix::net::recv(socket, &mut buffer[..], flags) else {
                         break;
                     };
-                    handle(link, known, &buffer[..len.min(2048)]);
+                    handle(link, known, &mut followed, &buffer[..len.min(2048)]);
                 }
+            }
+        }
+        for one in followed.iter_mut() {
+            if let Some(link) = links.iter().find(|link| link.interface == one.interface) {
+                one.ask(link);
             }
         }
     }
 }
 
-fn handle(link: &Link, known: &Known, frame: &[u8]) {
+impl Followed {
+    fn ask(&mut self, link: &Link) {
+        let mac = self.hop.mac();
+        if let Some(ask) = self.vigil.look(clock::now().nanos(), mac.is_some()) {
+            let to = mac.filter(|_| ask == Ask::Neighbor);
+            // Lost if the interface is gone; the next second is another chance.
+            let _ = send(link, &link.stations.question(self.target, to));
+        }
+    }
+
+    fn hear(&mut self, link: &Link, frame: &[u8]) {
+        if self.interface != link.interface {
+            return;
+        }
+        if let Some((address, mac)) = learn_again(frame, self.hop.mac())
+            && address == self.target
+        {
+            let now = clock::now();
+            self.vigil.heard(now.nanos());
+            self.hop.seen(mac, now);
+        }
+    }
+}
+
+fn handle(link: &Link, known: &Known, followed: &mut [Followed], frame: &[u8]) {
+    followed.iter_mut().for_each(|one| one.hear(link, frame));
     if let Some(answer) = link.stations.answer(frame) {
         // Lost if the interface is gone; who asked asks again.
         let _ = send(link, &answer);

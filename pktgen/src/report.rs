@@ -65,9 +65,40 @@ pub struct Trial {
     pub limit: Limit,
     /// Use of each core of the machine, in order.
     pub cores: Vec<Core>,
+    /// How often the VIP moved to another MAC address during the trial (with `reflect`: the next hop
+    /// of the answers). The generator followed at once.
+    #[serde(default)]
+    pub neighbor_changes: u64,
+    /// The first 64 of these changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neighbors: Vec<NeighborChange>,
+    /// The longest time in which no answer came to any client (no request to a real server, where
+    /// there are no answers); none in `cps` and `reflect`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_silence: Option<Silence>,
     /// What was sent beside it; only in `flood`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flood: Option<Flood>,
+}
+
+/// The VIP moved.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NeighborChange {
+    /// Seconds into the traffic.
+    pub seconds: f64,
+    /// Its MAC address before.
+    pub from: String,
+    /// And from then on.
+    pub to: String,
+}
+
+/// A time in which nothing came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Silence {
+    /// Its length in milliseconds.
+    pub ms: f64,
+    /// When it began, in seconds into the traffic.
+    pub seconds: f64,
 }
 
 /// Packets from random sources beside the good traffic. They are in the ledger, but not in

@@ -3,6 +3,7 @@
 //! Run by the main thread. An `Err` means that nothing could be measured; whatever goes wrong
 //! later is in the report.
 
+use std::cell::RefCell;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -10,10 +11,10 @@ use crate::engine::Watch;
 use crate::load::Load;
 use crate::options::Run;
 use crate::progress::Progress;
-use crate::report::{Limit, Report, SCHEMA, Trial};
+use crate::report::{Limit, Report, SCHEMA};
 use crate::sources::Sources;
-use crate::spec::{Cps, Flood, Ndr, Spec, Verb};
-use crate::trial::{self, Outcome};
+use crate::spec::{Spec, Verb};
+use crate::trial::{self, Found};
 use crate::{cps, flood, ndr};
 
 /// What the verbs share.
@@ -49,13 +50,7 @@ pub fn run(run: &Run, interrupted: &AtomicBool) -> anyhow::Result<Report> {
             notes: run.notes.clone(),
         },
     };
-    match &spec.verb {
-        Verb::Load => stage.load()?,
-        Verb::Reflect => stage.reflect()?,
-        Verb::Ndr(ndr) => stage.ndr(ndr)?,
-        Verb::Cps(cps) => stage.cps(cps)?,
-        Verb::Flood(flood) => stage.flood(*flood)?,
-    }
+    stage.measure()?;
     stage.progress.clear();
     let mut report = stage.report;
     report.passed = report.failures.is_empty();
@@ -77,79 +72,47 @@ fn length(spec: &Spec) -> std::time::Duration {
     match &spec.verb {
         Verb::Ndr(ndr) => ndr.trial,
         Verb::Cps(cps) => cps.step,
-        Verb::Load | Verb::Flood(_) | Verb::Reflect => spec.duration,
+        Verb::Load | Verb::Flood(_) | Verb::Reflect(_) => spec.duration,
     }
 }
 
 impl Stage<'_> {
-    fn load(&mut self) -> anyhow::Result<()> {
+    /// The one way of every verb: connections are held where the verb is about them, and its part of
+    /// the work is done in between.
+    fn measure(&mut self) -> anyhow::Result<()> {
         let mut load = Load::start(self.spec)?;
-        self.open(&mut load)?;
-        let plan = trial::plan(self.spec);
-        let (spec, interrupted) = (self.spec, self.interrupted);
-        let Self { progress, sources, .. } = self;
-        let mut tick = |live: &_| progress.tick(live);
-        let mut watch = Watch { interrupted, tick: &mut tick };
-        let outcome = trial::run(&mut load, spec, plan, sources, &mut watch)?;
-        self.take(outcome);
-        self.close(&mut load)
-    }
-
-    fn ndr(&mut self, ndr: &Ndr) -> anyhow::Result<()> {
-        let mut load = Load::start(self.spec)?;
-        self.open(&mut load)?;
-        let (spec, interrupted) = (self.spec, self.interrupted);
-        let progress = std::cell::RefCell::new(&mut self.progress);
-        let mut tick = |live: &_| progress.borrow_mut().tick(live);
-        let mut told = |text: &str| progress.borrow_mut().say(text);
-        let mut watch = Watch { interrupted, tick: &mut tick };
-        let found = ndr::run(&mut load, spec, ndr, &mut self.sources, &mut watch, &mut told)?;
+        let held = matches!(self.spec.verb, Verb::Load | Verb::Flood(_) | Verb::Ndr(_));
+        if held {
+            self.open(&mut load)?;
+        }
+        let mut found = self.act(&mut load)?;
+        if let Verb::Reflect(_) = self.spec.verb {
+            one_sided(&mut found, &load);
+        }
         self.report.trials = found.trials;
         self.report.ndr = found.rows;
         self.report.failures.extend(found.failures);
         ndr::add(&mut self.report.notes, found.notes);
-        self.close(&mut load)
+        if held { self.close(&mut load) } else { Ok(()) }
     }
 
-    fn cps(&mut self, cps: &Cps) -> anyhow::Result<()> {
-        let mut load = Load::start(self.spec)?;
-        let (spec, interrupted) = (self.spec, self.interrupted);
-        let progress = std::cell::RefCell::new(&mut self.progress);
+    fn act(&mut self, load: &mut Load) -> anyhow::Result<Found> {
+        let Self { spec, sources, progress, interrupted, .. } = self;
+        let plan = trial::plan(spec);
+        let progress = RefCell::new(progress);
         let mut tick = |live: &_| progress.borrow_mut().tick(live);
         let mut told = |text: &str| progress.borrow_mut().say(text);
         let mut watch = Watch { interrupted, tick: &mut tick };
-        let found = cps::run(&mut load, spec, cps, &mut self.sources, &mut watch, &mut told)?;
-        self.report.trials = found.trials;
-        self.report.failures.extend(found.failures);
-        ndr::add(&mut self.report.notes, found.notes);
-        Ok(())
-    }
-
-    fn flood(&mut self, flood: Flood) -> anyhow::Result<()> {
-        let mut load = Load::start(self.spec)?;
-        self.open(&mut load)?;
-        let plan = trial::plan(self.spec);
-        let (spec, interrupted) = (self.spec, self.interrupted);
-        let Self { progress, sources, .. } = self;
-        let mut tick = |live: &_| progress.tick(live);
-        let mut watch = Watch { interrupted, tick: &mut tick };
-        let outcome = flood::run(&mut load, spec, flood, plan, sources, &mut watch)?;
-        self.take(outcome);
-        self.close(&mut load)
-    }
-
-    fn reflect(&mut self) -> anyhow::Result<()> {
-        let mut load = Load::start(self.spec)?;
-        let plan = trial::plan(self.spec);
-        let (spec, interrupted) = (self.spec, self.interrupted);
-        let Self { progress, sources, .. } = self;
-        progress.say("reflecting; interrupt to end");
-        let mut tick = |live: &_| progress.tick(live);
-        let mut watch = Watch { interrupted, tick: &mut tick };
-        let mut outcome = trial::run(&mut load, spec, plan, sources, &mut watch)?;
-        one_sided(&mut outcome, &load);
-        self.take(outcome);
-        Ok(())
+        match &spec.verb {
+            Verb::Reflect(_) => {
+                told("reflecting; interrupt to end");
+                Ok(trial::run(load, spec, plan, sources, &mut watch)?.into())
+            }
+            Verb::Load => Ok(trial::run(load, spec, plan, sources, &mut watch)?.into()),
+            Verb::Flood(it) => Ok(flood::run(load, spec, *it, plan, sources, &mut watch)?.into()),
+            Verb::Ndr(it) => ndr::run(load, spec, it, sources, &mut watch, &mut told),
+            Verb::Cps(it) => cps::run(load, spec, it, sources, &mut watch, &mut told),
+        }
     }
 
     fn open(&mut self, load: &mut Load) -> anyhow::Result<()> {
@@ -184,24 +147,19 @@ impl Stage<'_> {
         }
         Ok(())
     }
-
-    fn take(&mut self, outcome: Outcome) {
-        self.report.trials.push(outcome.trial);
-        self.report.failures.extend(outcome.failures);
-        ndr::add(&mut self.report.notes, outcome.notes);
-    }
 }
 
 /// What `reflect` cannot know is not in its report: what the clients sent, and what reached them.
-fn one_sided(outcome: &mut Outcome, load: &Load) {
-    let trial: &mut Trial = &mut outcome.trial;
-    trial.replies.lost = 0;
-    trial.ledger.clear();
-    (trial.unexplained, trial.limit) = (0, Limit::None);
-    trial.connections.opened = load.scene().opened.load(Relaxed);
+fn one_sided(found: &mut Found, load: &Load) {
+    for trial in &mut found.trials {
+        trial.replies.lost = 0;
+        trial.ledger.clear();
+        (trial.unexplained, trial.limit) = (0, Limit::None);
+        trial.connections.opened = load.scene().opened.load(Relaxed);
+    }
     let wrong = |text: &String| text.contains(" came ") || text.contains("interface ");
-    outcome.failures.retain(wrong);
-    outcome.notes.push("what was lost is in the report of the other side".to_owned());
+    found.failures.retain(wrong);
+    found.notes.push("what was lost is in the report of the other side".to_owned());
 }
 
 #[cfg(test)]

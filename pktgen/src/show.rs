@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::report::{Direction, Latency, Limit, Report, Trial};
+use crate::report::{Direction, Latency, Limit, NeighborChange, Report, Trial};
 use crate::trial::{bps, percent, pps};
 
 /// The whole report.
@@ -55,8 +55,28 @@ fn one(out: &mut String, trial: &Trial) {
             grouped(flood.arrived),
         );
     }
+    neighbors(out, trial);
     books(out, trial);
     cores(out, trial);
+}
+
+/// What a fail-over is judged by.
+fn neighbors(out: &mut String, trial: &Trial) {
+    if let Some(silence) = trial.longest_silence {
+        let (ms, seconds) = (silence.ms, silence.seconds);
+        let _ = writeln!(out, "silence      {ms:.1} ms at most, {seconds:.3} s into the traffic");
+    }
+    for change in &trial.neighbors {
+        let NeighborChange { seconds, from, to } = change;
+        let _ = writeln!(out, "next hop     moved from {from} to {to} after {seconds:.3} s");
+    }
+    let more = trial.neighbor_changes.saturating_sub(trial.neighbors.len() as u64);
+    if more > 0 {
+        let _ = writeln!(out, "             and {} times more", grouped(more));
+    }
+    if trial.longest_silence.is_some() || trial.neighbor_changes > 0 {
+        out.push('\n');
+    }
 }
 
 fn ways(out: &mut String, trial: &Trial) {
@@ -255,7 +275,7 @@ pub fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Connections, Core, Line, Ndr, SCHEMA, Share};
+    use crate::report::{Connections, Core, Line, Ndr, SCHEMA, Share, Silence};
 
     fn report(verb: &str) -> Report {
         let line = |place: &str, packets| Line { place: place.to_owned(), packets };
@@ -289,6 +309,13 @@ mod tests {
             ],
             unexplained: 2,
             limit: Limit::Device,
+            neighbor_changes: 3,
+            neighbors: vec![NeighborChange {
+                seconds: 1.5,
+                from: "02:00:00:00:00:01".to_owned(),
+                to: "02:00:00:00:00:02".to_owned(),
+            }],
+            longest_silence: Some(Silence { ms: 87.25, seconds: 1.4998 }),
             cores: vec![Core { core: 1, busy: 0.8, softirq: 0.25, stolen: 0.02 }],
             ..Trial::default()
         };
@@ -317,6 +344,8 @@ mod tests {
             "99,999 of 100,000 opened",
             "99,998 established by the balancer's count",
             "198.19.0.1 5",
+            "silence      87.2 ms at most, 1.500 s into the traffic",
+            "moved from 02:00:00:00:00:01 to 02:00:00:00:00:02 after 1.500 s\n             and 2",
             "balancer drop: table_full",
             "unexplained",
             "1,000 = sent",

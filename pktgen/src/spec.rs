@@ -40,7 +40,7 @@ pub struct Spec {
     /// Pace of data packets, both ways together. See [`Spec::pps`].
     pub rate: Rate,
     /// Share of the data packets that are replies, 0 to below 1: 0.5 is one reply to each request.
-    /// 0 with direct and tunnel, whose replies do not pass the balancer.
+    /// 0 with direct and tunnel in one process: their replies do not pass the balancer.
     pub replies: f64,
     /// Size of the data frames.
     pub size: Size,
@@ -105,6 +105,15 @@ impl Spec {
         self.pps() * self.replies
     }
 
+    /// With direct and tunnel: the neighbour to whom the real servers' answers go.
+    #[must_use]
+    pub fn next_hop(&self) -> IpAddr {
+        match &self.verb {
+            Verb::Reflect(Reflect { next_hop: Some(hop) }) => *hop,
+            _ => self.clients.addresses.first(),
+        }
+    }
+
     /// Whether all is IPv6.
     #[must_use]
     pub fn is_v6(&self) -> bool {
@@ -124,7 +133,7 @@ pub enum Verb {
     /// Searches the highest rate without loss.
     Ndr(Ndr),
     /// The server side alone.
-    Reflect,
+    Reflect(Reflect),
 }
 
 impl Verb {
@@ -136,7 +145,7 @@ impl Verb {
             Verb::Cps(_) => "cps",
             Verb::Flood(_) => "flood",
             Verb::Ndr(_) => "ndr",
-            Verb::Reflect => "reflect",
+            Verb::Reflect(_) => "reflect",
         }
     }
 }
@@ -178,6 +187,13 @@ pub struct Ndr {
     pub resolution: f64,
     /// Length of a trial.
     pub trial: Duration,
+}
+
+/// What only `reflect` needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reflect {
+    /// Where the real servers' answers go with direct and tunnel; none: to the clients themselves.
+    pub next_hop: Option<IpAddr>,
 }
 
 /// Transport protocol.

@@ -4,11 +4,14 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use dataplane::address::Mac;
+
+use crate::engine::next_hop::Move;
 use crate::engine::{Phase, Plan, Watch};
 use crate::ledger::{self, Reading};
 use crate::load::Load;
 use crate::rate::Scaled;
-use crate::report::{Connections, Limit, Trial};
+use crate::report::{Connections, Limit, Ndr, NeighborChange, Silence, Trial};
 use crate::size::Size;
 use crate::sources::Sources;
 use crate::spec::{Engine, Protocol, Spec};
@@ -22,6 +25,25 @@ pub struct Outcome {
     pub failures: Vec<String>,
     /// What a reader has to know.
     pub notes: Vec<String>,
+}
+
+/// What a verb found: all its trials.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Every trial, or step.
+    pub trials: Vec<Trial>,
+    /// `ndr`: one row for each size.
+    pub rows: Vec<Ndr>,
+    /// What went wrong.
+    pub failures: Vec<String>,
+    /// What a reader has to know.
+    pub notes: Vec<String>,
+}
+
+impl From<Outcome> for Found {
+    fn from(Outcome { trial, failures, notes }: Outcome) -> Self {
+        Self { trials: vec![trial], rows: Vec::new(), failures, notes }
+    }
 }
 
 /// The plan of a run's data phase.
@@ -91,11 +113,33 @@ pub fn assemble(
         unexplained: books.unexplained,
         limit: books.limit,
         cores: ledger::cores(&before.cores, &after.cores),
+        neighbor_changes: phase.moves.0,
+        neighbors: neighbors(&phase.moves.1, phase.start),
+        longest_silence: phase.silence.map(|gap| Silence {
+            ms: gap.nanos as f64 / 1e6,
+            seconds: seconds(gap.since, phase.start),
+        }),
         flood: None,
     };
     let mut notes = phase.notes;
     notes.extend(books.notes);
     Outcome { trial, failures: phase.faults, notes }
+}
+
+/// Moves of a next hop, with their times since `start`.
+#[must_use]
+pub fn neighbors(moves: &[Move], start: u64) -> Vec<NeighborChange> {
+    let change = |m: &Move| NeighborChange {
+        seconds: seconds(m.at.nanos(), start),
+        from: Mac(m.from).to_string(),
+        to: Mac(m.to).to_string(),
+    };
+    moves.iter().map(change).collect()
+}
+
+/// Seconds from `start` to a time; 0 if it was before.
+fn seconds(at: u64, start: u64) -> f64 {
+    at.saturating_sub(start) as f64 / 1e9
 }
 
 fn engine(engine: Engine) -> &'static str {

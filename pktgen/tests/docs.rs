@@ -27,7 +27,7 @@ fn part(section: &str) -> &'static str {
 
 #[test]
 fn every_option_is_in_the_manual_with_its_default_and_no_other() {
-    let sections = ["", "cps", "flood", "ndr"];
+    let sections = ["", "cps", "flood", "ndr", "reflect"];
     assert!(OPTIONS.iter().all(|o| sections.contains(&o.section)));
     for section in sections {
         let mut found = rows(part(section));

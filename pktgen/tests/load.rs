@@ -25,14 +25,15 @@ use pktgen::options;
 use pktgen::packet_socket::Neighbors;
 use pktgen::report::Direction;
 use pktgen::size::Size;
-use pktgen::spec::Spec;
+use pktgen::spec::{Engine, Spec};
 use relay::{Deeds, Manners, Relay};
 
 /// Something between `cli0` and `srv0`: the VIP is the one real server itself.
 struct Bench {
     net: NetNs,
     vip: IpAddr,
-    _neighbors: Neighbors,
+    neighbors: Option<Neighbors>,
+    heir: Option<Option<Neighbors>>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -50,7 +51,8 @@ impl Bench {
         let addresses = Addresses::new(vip, 1).unwrap();
         let stations = Stations { addresses, mac: [2, 0, 0, 0, 0, 7], distinct: false };
         let front = ("front".to_owned(), ifindex("front"), stations);
-        Self { net, vip, _neighbors: Neighbors::start(&[front]).unwrap(), _alone: alone }
+        let neighbors = Some(Neighbors::start(&[front]).unwrap());
+        Self { net, vip, neighbors, heir: None, _alone: alone }
     }
 }
 
@@ -67,7 +69,7 @@ fn spec(vip: IpAddr, protocol: &str) -> Spec {
         ("protocol", protocol),
         ("clients", clients),
         ("reals", reals),
-        ("real-port", "80"),
+        ("real_port", "80"),
         ("connections", "500"),
         ("rate", "2kpps"),
         ("seconds", "1"),
@@ -212,6 +214,101 @@ fn two_processes_find_what_one_finds() {
     assert_eq!(reflected.requests.received, reflected.replies.sent, "a reply to each");
     assert!(reflected.requests.sent <= phase.requests.sent, "{reflected:?}");
     assert!(reflected.requests.lost > 0 && reflected.requests.latency.is_none(), "{reflected:?}");
+}
+
+/// What happens to the VIP 0.4 s into the traffic, when its owner falls silent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Heir {
+    /// Another takes it 0.1 s later, and says so.
+    Announced,
+    /// Another takes it 0.1 s later, and tells only who asks.
+    Asked,
+    /// Nobody does.
+    Nobody,
+}
+
+/// The VIP moves from MAC address `02:00:00:00:00:07` to `…:08` under traffic of a second and a half.
+fn move_the_vip(vip: &str, engine: Engine, heir: Heir) -> (Phase, Deeds) {
+    let mut bench = Bench::new(vip);
+    let relay = Relay::start("front", "back", Manners { native: true, ..Default::default() });
+    relay.owner.store(7, Relaxed);
+    let spec = Spec { engine, ..spec(bench.vip, "tcp") };
+    // Stations beyond the first thousand are not announced.
+    let silent = vip.replace("255.1", "251.1").replace("ffff:1", "fffe:fc01");
+    let (first, count) = match heir {
+        Heir::Asked => (silent.parse().unwrap(), 1025),
+        _ => (bench.vip, 1),
+    };
+    let addresses = Addresses::new(first, count).unwrap();
+    let stations = Stations { addresses, mac: [2, 0, 0, 0, 0, 8], distinct: false };
+    let heirs = [("front".to_owned(), ifindex("front"), stations)];
+    let mut tick = |live: &Live| {
+        if live.phase != "traffic" {
+            return;
+        }
+        if live.elapsed >= Duration::from_millis(400) && bench.neighbors.is_some() {
+            relay.owner.store(8, Relaxed);
+            bench.neighbors = None;
+        }
+        if live.elapsed >= Duration::from_millis(500) && bench.heir.is_none() {
+            let heir = (heir != Heir::Nobody).then(|| Neighbors::start(&heirs).unwrap());
+            bench.heir = Some(heir);
+        }
+    };
+    let mut watch = Watch { interrupted: &GO_ON, tick: &mut tick };
+    let mut load = Load::start(&spec).unwrap();
+    load.open(&mut watch).unwrap();
+    let seconds = if heir == Heir::Asked { 6.5 } else { 1.5 };
+    let phase = load.data(plan(&spec, Size::Fixed(128), seconds), &mut watch).unwrap();
+    drop(load);
+    let [there, _] = relay.end();
+    (phase, there)
+}
+
+#[test]
+fn traffic_follows_a_vip_that_moves_and_the_silence_is_measured() {
+    if !lab::is_root() {
+        return;
+    }
+    for (vip, engine, heir) in [
+        ("198.18.255.1", Engine::AfXdp, Heir::Announced),
+        ("2001:db8:18::ffff:1", Engine::AfXdp, Heir::Announced),
+        ("198.18.255.1", Engine::Xdp, Heir::Announced),
+        ("198.18.255.1", Engine::AfXdp, Heir::Asked),
+    ] {
+        let (phase, there) = move_the_vip(vip, engine, heir);
+        let told = format!("{vip} {engine:?} {heir:?}: {phase:?} {there:?}");
+        let (count, moves) = &phase.moves;
+        assert_eq!((*count, moves.len()), (1, 1), "{told}");
+        assert_eq!((moves[0].from[5], moves[0].to[5]), (7, 8), "{told}");
+        assert!(there.misdirected > 20, "{told}");
+        assert_eq!(phase.requests.lost, there.misdirected, "what died is lost, no more: {told}");
+        let silence = phase.silence.unwrap();
+        let ms = silence.nanos / 1_000_000;
+        // Asked for each second: it itself three times, then everybody. Both hear the first here.
+        let most = if heir == Heir::Asked { 2500 } else { 700 };
+        assert!((80..most).contains(&ms), "{ms} ms: {told}");
+        let (since, moved) = (silence.since, moves[0].at.nanos());
+        assert!(since < moved && moved < since + silence.nanos + 50_000_000, "{told}");
+        assert!(phase.faults.is_empty() && phase.requests.received > 500, "{told}");
+    }
+}
+
+#[test]
+fn a_vip_that_nobody_takes_is_silent_to_the_end() {
+    if !lab::is_root() {
+        return;
+    }
+    for engine in [Engine::AfXdp, Engine::Xdp] {
+        let (phase, there) = move_the_vip("198.18.255.1", engine, Heir::Nobody);
+        assert_eq!(phase.moves, (0, vec![]), "{phase:?}");
+        assert_eq!(phase.requests.lost, there.misdirected, "{phase:?} {there:?}");
+        let silence = phase.silence.unwrap();
+        let begun = (silence.since - phase.start) / 1_000_000;
+        let ended = begun + silence.nanos / 1_000_000;
+        assert!((300..900).contains(&begun), "{begun} ms: {phase:?}");
+        assert!((1400..1600).contains(&ended), "{ended} ms: {phase:?}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use libbpf_rs::{
 };
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use super::layout::{Config, Flow, State, Tally, Turn, WAYS};
+use super::layout::{Config, Flow, Heard, State, Tally, Turn, WAYS};
 use super::{Ready, load, map, program, run_live};
 
 /// What is loaded into the kernel.
@@ -32,6 +32,8 @@ pub(crate) struct Setup<'a> {
 /// The programs of one data phase.
 pub struct Data {
     state: MapHandle,
+    hops: MapHandle,
+    heard: MapHandle,
     tallies: MapHandle,
     flows: [MapHandle; WAYS],
     /// Dropped in this order: the filters before the programs they run.
@@ -69,14 +71,51 @@ impl Data {
                 sinks.push(Sink::attach(&object, name, ifindex)?);
             }
         }
-        Ok(Self {
+        let data = Self {
             state: map(&object, STATE)?,
+            hops: map(&object, ".data.hops")?,
+            heard: map(&object, ".data.heard")?,
             tallies: map(&object, "tallies")?,
             flows: [map(&object, FLOWS[0])?, map(&object, FLOWS[1])?],
             _sinks: sinks,
             _handed: handed,
             object,
-        })
+        };
+        data.send_to(setup.config.routes.map(|route| {
+            let [a, b, c, d, e, f, ..] = route.head;
+            [a, b, c, d, e, f]
+        }))?;
+        Ok(data)
+    }
+
+    /// Where the frames of each way go from now on.
+    ///
+    /// # Errors
+    /// If the kernel does not take it.
+    pub fn send_to(&self, macs: [[u8; 6]; WAYS]) -> anyhow::Result<()> {
+        // Whole words, which the kernel copies whole: no packet goes to half of each.
+        let words = macs.map(|[a, b, c, d, e, f]| [a, b, c, d, e, f, 0, 0]);
+        let value = words.as_bytes();
+        ensure!(self.hops.value_size() as usize == value.len(), "next hops of another size");
+        Ok(self.hops.update(&0_u32.to_ne_bytes(), value, MapFlags::ANY)?)
+    }
+
+    /// When nothing came, each way.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn heard(&self) -> anyhow::Result<[Heard; WAYS]> {
+        let value = self.heard.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY)?.context("no times")?;
+        <[Heard; WAYS]>::read_from_bytes(&value).ok().context("times of another size")
+    }
+
+    /// It is silent from `now` on.
+    ///
+    /// # Errors
+    /// If the kernel does not take it.
+    pub fn listen(&self, now: u64) -> anyhow::Result<()> {
+        let heard = [Heard { last: now, since: now, ..Heard::default() }; WAYS];
+        Ok(self.heard.update(&0_u32.to_ne_bytes(), heard.as_bytes(), MapFlags::ANY)?)
     }
 
     /// What the generating thread runs. `frame` is as long as the largest frame and holds the

@@ -88,6 +88,8 @@ impl Image {
     pub(crate) fn new(traffic: &Traffic<'_>, part: usize, parts: usize) -> anyhow::Result<Self> {
         ensure!((1..=SIZES).contains(&traffic.sizes.len()), "1 to {SIZES} frame sizes");
         let both_ways = traffic.method.replies_pass();
+        // Of real servers elsewhere the answers come, whatever way they take.
+        let answers = both_ways || traffic.server.is_none();
         let mut config = Box::new(Config::new_zeroed());
         let seen = traffic.seen_clients()?;
         let own: Vec<u32> = traffic.open.iter().skip(part).step_by(parts.max(1)).copied().collect();
@@ -98,7 +100,7 @@ impl Image {
         ];
         let flows = [
             if server && part == 0 { traffic.flows(&seen) } else { Vec::new() },
-            if client && both_ways && part == 0 { traffic.flows_of_clients() } else { Vec::new() },
+            if client && answers && part == 0 { traffic.flows_of_clients() } else { Vec::new() },
         ];
         let mut places = vec![NOWHERE; if part == 0 { traffic.clients.flows as usize } else { 0 }];
         for (place, &flow) in traffic.open.iter().enumerate() {
@@ -127,7 +129,9 @@ impl Image {
         let seen_from = seen.first().map_or(client, |(address, _)| *address);
         let frame = traffic.frame();
         config.routes[0] = traffic.route(traffic.client, client, traffic.vip.ip(), &frame)?;
-        config.routes[1] = traffic.route(traffic.server, real, seen_from, &frame)?;
+        // Of a tunnel's real servers the address may be of the other family, and is in no packet.
+        let from = if both_ways { real } else { traffic.vip.ip() };
+        config.routes[1] = traffic.route(traffic.server, from, seen_from, &frame)?;
         config.routes[0].turns = turns[0].len() as u32;
         config.routes[1].turns = turns[1].len() as u32;
         // What is expected: requests as they arrive behind the balancer, replies in front of it.
@@ -138,7 +142,7 @@ impl Image {
         config.routes[1].source = words(traffic.vip.ip());
         config.routes[1].source_port = traffic.vip.port().to_be_bytes();
         config.routes[1].destination = words(client);
-        let sinks = [traffic.server, traffic.client.filter(|_| both_ways)];
+        let sinks = [traffic.server, traffic.client.filter(|_| answers)];
         let sinks = if part == 0 { sinks } else { [None; WAYS] };
         Ok(Self {
             config,

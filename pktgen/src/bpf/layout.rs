@@ -112,6 +112,23 @@ pub struct State {
     pub refused: [u64; WAYS],
 }
 
+/// `struct heard`: when nothing came. Times are nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Heard {
+    /// When something did, [`GRAIN`] late at most.
+    pub last: u64,
+    /// The longest silence.
+    pub longest: u64,
+    /// When it began.
+    pub since: u64,
+    /// MAC address of who sent the last packet; two bytes of nothing.
+    pub peer: [u8; 8],
+}
+
+/// How exactly [`Heard`] knows, in nanoseconds.
+pub const GRAIN: u64 = 100_000;
+
 /// `struct tally`: what was received in one way, all processors together.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -7,14 +7,16 @@
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
+use dataplane::counters::Counter;
 use dataplane::frame::{Frame, Outbox, Verdict};
 use dataplane::limits::BURST;
 use dataplane::prefetch::prefetch;
 use hdrhistogram::Histogram;
 
 use super::Scene;
+use super::next_hop::Follower;
 use super::sockets::{CLIENT, Tallies, is_server};
-use crate::craft::{Path, Template, renumber, restamp, turn};
+use crate::craft::{Path, Template, renumber, restamp, turn, unwrap};
 use crate::meter::{Fault, Flow, stage};
 use crate::parse::{TCP, Unreadable, View, flag, is_whole, parse};
 use crate::stamp::{self, Stamp, Way};
@@ -28,6 +30,7 @@ pub struct Answerer<'a> {
     tallies: &'a Tallies,
     /// Templates of the client's packets; none if the clients are elsewhere.
     ack: Option<Template>,
+    follower: Follower,
     /// Replies to each request, and what is still owed of them.
     replies: f64,
     owed: f64,
@@ -45,7 +48,8 @@ impl<'a> Answerer<'a> {
         let ack = path.map(|path| Template::bare(&path, flag::ACK)).transpose()?;
         let histogram = || Histogram::new_with_bounds(1, LATENCY_MAX, 3);
         let latency = [histogram()?, histogram()?];
-        Ok(Self { scene, tallies, ack, replies, owed: 0.0, latency })
+        let follower = Follower::default();
+        Ok(Self { scene, tallies, ack, follower, replies, owed: 0.0, latency })
     }
 
     /// A burst, received by `now`.
@@ -56,6 +60,14 @@ impl<'a> Answerer<'a> {
         outbox: &mut dyn Outbox,
         now: u64,
     ) {
+        if let (Some(ack), Some(client)) = (&mut self.ack, &self.scene.client)
+            && let Some(mac) = self.follower.moved(&client.next_hop)
+        {
+            ack.send_to(mac);
+        }
+        let tallies = self.tallies;
+        let ways = [&tallies.requests.received, &tallies.replies.received];
+        let before = ways.map(Counter::get);
         let mut views = [None; BURST];
         for (frame, view) in frames.iter().zip(&mut views) {
             let read = parse(frame.bytes());
@@ -85,6 +97,11 @@ impl<'a> Answerer<'a> {
                 Err(Fault::Foreign) => self.tallies.foreign.add(1),
             }
         }
+        for ((way, before), silence) in ways.into_iter().zip(before).zip(&self.scene.silences) {
+            if way.get() != before {
+                silence.heard(now);
+            }
+        }
     }
 
     /// Which flow it probably is, for the cache.
@@ -106,8 +123,8 @@ impl<'a> Answerer<'a> {
         outbox: &mut dyn Outbox,
         now: u64,
     ) -> Result<bool, Fault> {
-        let bytes = frame.bytes_mut();
         let rules = &self.scene.rules;
+        let bytes = frame.bytes();
         let Some((to, from)) = bytes.first_chunk::<12>().map(|macs| macs.split_at(6)) else {
             return Err(Fault::Foreign);
         };
@@ -123,12 +140,12 @@ impl<'a> Answerer<'a> {
         let is_data = view.protocol != TCP
             || (view.payload < view.end && view.flags & (flag::SYN | flag::FIN | flag::RST) == 0);
         if !is_data {
-            return self.serve_control(bytes, view, (sender, real), outbox);
+            return self.serve_control(frame, view, (sender, real), outbox);
         }
         let stamp = rules.stamp(bytes, view, Way::Request, sender)?;
         let flow = self.scene.flows.get(stamp.flow as usize).ok_or(Fault::Strayed)?;
         if stamp.sequence == 0 {
-            return Ok(self.serve_opening(bytes, view, stamp, (flow, real)));
+            return Ok(self.serve_opening(frame, view, stamp, (flow, real)));
         }
         if !flow.is(stage::REACHED)
             || flow.real.load(Relaxed) != real
@@ -142,9 +159,10 @@ impl<'a> Answerer<'a> {
         }
         let _ = self.latency[0].record(stamp::age(stamp.time, now).clamp(1, LATENCY_MAX));
         self.owed += self.replies;
-        if self.owed < 1.0 || !turn(bytes, view) {
+        if self.owed < 1.0 {
             return Ok(false);
         }
+        let Some(view) = self.turn_back(frame, view) else { return Ok(false) };
         // Without the clients here, clocks may differ: the time of the request comes back, and what
         // they measure is the way there and back.
         let time = if self.scene.client.is_some() { stamp::time(now) } else { stamp.time };
@@ -153,7 +171,7 @@ impl<'a> Answerer<'a> {
         loop {
             self.owed -= 1.0;
             let stamp = Stamp { flow: stamp.flow, sequence: flow.replies.next(), time };
-            if !restamp(bytes, view, stamp, rules.key, Way::Reply) {
+            if !restamp(bytes, &view, stamp, rules.key, Way::Reply) {
                 return Err(Fault::Corrupted);
             }
             // The last one leaves in the frame of the request, the others as copies.
@@ -171,10 +189,40 @@ impl<'a> Answerer<'a> {
         }
     }
 
+    /// Makes an answer of a request: without its tunnel, addresses exchanged, on its way to the
+    /// balancer, or straight to the client. Its layout then; none if it cannot be sent.
+    #[inline]
+    fn turn_back(&self, frame: &mut Frame<'_>, view: &View) -> Option<View> {
+        let hop = match self.scene.straight() {
+            Some(hop) => match hop.mac() {
+                Some(mac) => Some(mac),
+                None => {
+                    self.tallies.homeless.add(1);
+                    return None;
+                }
+            },
+            None => None,
+        };
+        let mut view = *view;
+        if let Some((inner, len)) = unwrap(frame.bytes_mut(), &view) {
+            view = inner;
+            if !frame.resize(len) {
+                return None;
+            }
+        }
+        if !turn(frame.bytes_mut(), &view) {
+            return None;
+        }
+        if let Some(mac) = hop {
+            frame.bytes_mut()[..6].copy_from_slice(&mac);
+        }
+        Some(view)
+    }
+
     /// The first packet of a UDP flow.
     fn serve_opening(
         &self,
-        bytes: &mut [u8],
+        frame: &mut Frame<'_>,
         view: &View,
         stamp: Stamp,
         (flow, real): (&Flow, u16),
@@ -186,28 +234,29 @@ impl<'a> Answerer<'a> {
         self.scene.learn_local(flow, view.source);
         self.scene.reach(flow, stage::REACHED);
         let key = self.scene.rules.key;
-        self.scene.rules.method.replies_pass()
-            && turn(bytes, view)
-            && restamp(bytes, view, stamp, key, Way::Reply)
+        self.scene.answers()
+            && self
+                .turn_back(frame, view)
+                .is_some_and(|view| restamp(frame.bytes_mut(), &view, stamp, key, Way::Reply))
     }
 
     /// A packet that opens or closes a TCP connection, at the real servers.
     fn serve_control(
         &mut self,
-        bytes: &mut [u8],
+        frame: &mut Frame<'_>,
         view: &View,
         (sender, real): (Option<u32>, u16),
         outbox: &mut dyn Outbox,
     ) -> Result<bool, Fault> {
         let scene = self.scene;
         // All our packets of opening and closing carry the flow, plus one, where they acknowledge.
-        let ack = bytes.get(view.transport + 8..).and_then(|rest| rest.first_chunk());
+        let ack = frame.bytes().get(view.transport + 8..).and_then(|rest| rest.first_chunk());
         let number = u32::from_be_bytes(*ack.ok_or(Fault::Corrupted)?).wrapping_sub(1);
         let flow = scene.flows.get(number as usize).ok_or(Fault::Strayed)?;
         if sender.is_some_and(|sender| sender != number) {
             return Err(Fault::Strayed);
         }
-        let passes = scene.rules.method.replies_pass();
+        let answers = scene.answers();
         if view.flags & flag::SYN != 0 {
             // The clients elsewhere begin again, unless this is a SYN sent twice.
             if scene.client.is_none() && flow.stage() != stage::REACHED {
@@ -216,12 +265,14 @@ impl<'a> Answerer<'a> {
             flow.real.store(real, Relaxed);
             scene.learn_local(flow, view.source);
             scene.reach(flow, stage::REACHED);
-            if !passes {
+            if !answers {
                 scene.reach(flow, stage::ANSWERED);
                 self.acknowledge(number, 1, outbox);
                 return Ok(false);
             }
-            return Ok(turn(bytes, view) && renumber(bytes, view, flag::SYN | flag::ACK, 0, 1));
+            return Ok(self.turn_back(frame, view).is_some_and(|view| {
+                renumber(frame.bytes_mut(), &view, flag::SYN | flag::ACK, 0, 1)
+            }));
         }
         if !flow.is(stage::REACHED) || flow.real.load(Relaxed) != real {
             return Err(Fault::Strayed);
@@ -235,7 +286,7 @@ impl<'a> Answerer<'a> {
             return Ok(false);
         }
         scene.reach(flow, stage::FINISHED);
-        if !passes {
+        if !answers {
             scene.reach(flow, stage::CLOSED);
             self.acknowledge(number, CLOSING + 1, outbox);
             return Ok(false);
@@ -243,7 +294,9 @@ impl<'a> Answerer<'a> {
         if scene.client.is_none() {
             scene.reach(flow, stage::CLOSED);
         }
-        Ok(turn(bytes, view) && renumber(bytes, view, flag::FIN | flag::ACK, CLOSING, CLOSING + 1))
+        Ok(self.turn_back(frame, view).is_some_and(|view| {
+            renumber(frame.bytes_mut(), &view, flag::FIN | flag::ACK, CLOSING, CLOSING + 1)
+        }))
     }
 
     /// A packet at the clients.
@@ -307,7 +360,7 @@ pub fn path(scene: &Scene) -> Option<Path> {
     let source: IpAddr = rules.clients.addresses.first();
     Some(Path {
         source_mac: side.mac,
-        destination_mac: side.peer,
+        destination_mac: side.next_hop.mac().unwrap_or_default(),
         source,
         destination: rules.vip,
         protocol: rules.protocol,

@@ -17,6 +17,7 @@ use dataplane::prefetch::prefetch;
 use hdrhistogram::Histogram;
 
 use super::answer::{Answerer, path};
+use super::next_hop::Follower;
 use super::sockets::{CLIENT, Worker};
 use super::{Plan, Scene};
 use crate::craft::Template;
@@ -122,6 +123,7 @@ struct Sender<'a> {
     order: Order,
     pacer: Pacer,
     templates: Vec<(u16, Template)>,
+    follower: Follower,
     least: u16,
     stretch: &'a Stretch<'a>,
     /// Packets that may leave now, and when (since the start) that was counted.
@@ -164,6 +166,7 @@ impl<'a> Sender<'a> {
             flows,
             pacer: Pacer::new(stretch.plan.request_pps).part(worker.id, worker.of),
             templates,
+            follower: Follower::default(),
             least,
             stretch,
             budget: (AT_ONCE, 0),
@@ -177,6 +180,7 @@ impl<'a> Sender<'a> {
     /// Sends a burst of what is due.
     #[inline]
     fn burst(&mut self, worker: &mut Worker, stretch: &Stretch<'_>, due: u64, at: u64) {
+        self.follow(stretch.scene);
         self.due = self.due.max(due);
         if self.next < self.due {
             let oldest = self.pacer.due(at.saturating_sub(OVERDUE.as_nanos() as u64));
@@ -211,6 +215,16 @@ impl<'a> Sender<'a> {
         if sent > 0 {
             self.budget.0 -= sent as f64;
             worker.tallies.requests.sent.add(sent);
+        }
+    }
+
+    /// The VIP may have moved.
+    #[inline(always)]
+    fn follow(&mut self, scene: &Scene) {
+        if let Some(client) = &scene.client
+            && let Some(mac) = self.follower.moved(&client.next_hop)
+        {
+            self.templates.iter_mut().for_each(|(_, template)| template.send_to(mac));
         }
     }
 

@@ -15,6 +15,7 @@ use dataplane::frame::Outbox;
 
 use super::Scene;
 use super::answer::{Answerer, CLOSING, path};
+use super::next_hop::Follower;
 use super::sockets::{CLIENT, Worker};
 use crate::craft::{FRAME_MIN, Template};
 use crate::meter::stage;
@@ -51,6 +52,19 @@ struct Movers {
     fin: Template,
     /// The first packet of a UDP flow.
     opening: Template,
+    follower: Follower,
+}
+
+impl Movers {
+    /// The VIP may have moved.
+    fn follow(&mut self, scene: &Scene) {
+        if let Some(client) = &scene.client
+            && let Some(mac) = self.follower.moved(&client.next_hop)
+        {
+            let Self { syn, ack, fin, opening, .. } = self;
+            [syn, ack, fin, opening].into_iter().for_each(|template| template.send_to(mac));
+        }
+    }
 }
 
 /// Brings this worker's share of the first `flows` flows to the goal, then answers until `stop`.
@@ -86,6 +100,9 @@ pub fn run(
             let now = clock::now();
             let due = pacer.due(now.since(start).as_nanos() as u64).min(turn.len() as u64);
             let room = window.room(moved(scene, goal), now);
+            if let Some(movers) = &mut movers {
+                movers.follow(scene);
+            }
             if window.stalled {
                 // Now rather than after the round: a balancer soon forgets half-closed connections.
                 let waiting = &turn[looked as usize..next as usize];
@@ -202,11 +219,12 @@ fn movers(scene: &Scene) -> anyhow::Result<Option<Movers>> {
             ack: Template::bare(&path, flag::ACK)?,
             fin: Template::bare(&path, flag::FIN | flag::ACK)?,
             opening: Template::data(&path, FRAME_MIN)?,
+            follower: Follower::default(),
         },
         Protocol::Udp => {
             let opening = Template::data(&path, FRAME_MIN)?;
             let [syn, ack, fin] = std::array::from_fn(|_| opening.clone());
-            Movers { syn, ack, fin, opening }
+            Movers { syn, ack, fin, opening, follower: Follower::default() }
         }
     }))
 }

@@ -19,11 +19,13 @@ use dataplane::clock::{self, Instant};
 use hdrhistogram::Histogram;
 
 use self::run::{Pace, Progress, Run};
+use super::next_hop::Follower;
+use super::silence::Gap;
 use super::sockets::Sockets;
 use super::xsk::{self, QUIET, TICK, Way, connections};
 use super::{Live, Phase, Plan, Scene, Side, Watch};
 use crate::bpf::image::{End, Traffic};
-use crate::bpf::layout::{Tally, WAYS, value};
+use crate::bpf::layout::{Heard, Tally, WAYS, value};
 use crate::order::Order;
 use crate::report::Latency;
 use crate::size::{self, FCS, GAP, Size};
@@ -87,7 +89,10 @@ fn stretch(
         Pace { pps: plan.request_pps / (1.0 - replies), duration: plan.duration, batch: BATCH };
     let start = clock::now();
     let stop = AtomicBool::new(false);
-    let mut overseer = Overseer { start, told: Duration::ZERO, checked: Duration::ZERO };
+    let first = start.after(run::LEAD).nanos();
+    run.data().listen(first)?;
+    let mut overseer =
+        Overseer { start, told: Duration::ZERO, checked: Duration::ZERO, hops: Hops::default() };
     run.go(&pace, cores, &stop, || {
         if watch.interrupted.load(Relaxed) && !stop.swap(true, Relaxed) {
             let after = clock::now().since(start).as_secs_f64();
@@ -103,6 +108,8 @@ fn stretch(
     let progress = run.progress()?;
     settle(&run, scene, &progress, plan.patience, watch)?;
     finish(&mut phase, scene, &run, &progress, (plan, replies, stop.load(Relaxed)))?;
+    phase.start = first;
+    phase.silence = silence(&run, scene, plan, first + (phase.seconds * 1e9) as u64)?;
     record(scene, &run, &progress, &flows)?;
     xsk::judge_flows(&mut phase, scene, &flows, plan);
     if scene.server.is_none() {
@@ -126,7 +133,11 @@ fn load(scene: &Scene, flows: &[u32], plan: Plan, cores: &[usize]) -> anyhow::Re
         let peer = scene.server_peer().context("no request has come, so nobody to reply to")?;
         anyhow::Ok(End { index: side.index, mac: side.mac, peer })
     });
-    let end = |side: &Side| End { index: side.index, mac: side.mac, peer: side.peer };
+    let end = |side: &Side| End {
+        index: side.index,
+        mac: side.mac,
+        peer: side.next_hop.mac().unwrap_or_default(),
+    };
     let traffic = Traffic {
         vip: rules.vip,
         protocol: rules.protocol,
@@ -153,6 +164,40 @@ struct Overseer {
     start: Instant,
     told: Duration,
     checked: Duration,
+    hops: Hops,
+}
+
+/// Where the programs send, so that they follow a balancer that moves.
+#[derive(Default)]
+struct Hops {
+    client: Follower,
+    server: Option<[u8; 6]>,
+}
+
+impl Hops {
+    /// Tells the programs of a move: of the VIP as the neighbours tell, on the servers' side where
+    /// the last request came from.
+    fn look(&mut self, run: &Run, scene: &Scene) -> anyhow::Result<()> {
+        let moved = scene.client.as_ref().and_then(|side| self.client.moved(&side.next_hop));
+        let from = match &scene.server {
+            Some(_) => {
+                let [[a, b, c, d, e, f, ..], _] = run.data().heard()?.map(|heard| heard.peer);
+                Some([a, b, c, d, e, f]).filter(|mac| *mac != [0; 6])
+            }
+            None => None,
+        };
+        let came = from.is_some() && from != self.server;
+        if let Some(mac) = from.filter(|_| came) {
+            self.server = from;
+            scene.learn_server_peer(mac);
+        }
+        if moved.is_some() || came {
+            let client = scene.client.as_ref().and_then(|side| side.next_hop.mac());
+            let macs = [client, scene.server_peer()].map(Option::unwrap_or_default);
+            run.send_to(macs)?;
+        }
+        Ok(())
+    }
 }
 
 impl Overseer {
@@ -165,6 +210,9 @@ impl Overseer {
         watch: &mut Watch<'_>,
     ) -> Option<String> {
         let now = clock::now().since(self.start);
+        if let Err(error) = self.hops.look(run, scene) {
+            return Some(format!("the next hop cannot be followed: {error:#}"));
+        }
         if now >= self.told + TICK {
             self.told = now;
             tell(run, scene, now, watch);
@@ -270,6 +318,22 @@ fn finish(
         }
     }
     Ok(())
+}
+
+/// The longest time in which nothing came, until `end`.
+fn silence(run: &Run, scene: &Scene, plan: Plan, end: u64) -> anyhow::Result<Option<Gap>> {
+    if xsk::listened(scene, plan).is_none() {
+        return Ok(None);
+    }
+    // Replies do not wait for requests here: the worse of the two ways is what a client would feel.
+    let replies = plan.replies > 0.0 && scene.answers();
+    let ways = run.data().heard()?.into_iter().zip([scene.server.is_some(), replies]);
+    let gap = |heard: Heard| {
+        let before = Gap { since: heard.since, nanos: heard.longest };
+        let after = Gap { since: heard.last, nanos: end.saturating_sub(heard.last) };
+        if after.nanos > before.nanos { after } else { before }
+    };
+    Ok(ways.filter(|(_, listened)| *listened).map(|(heard, _)| gap(heard)).max_by_key(|g| g.nanos))
 }
 
 /// The figures of a distribution; none of an empty one.

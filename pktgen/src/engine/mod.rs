@@ -4,11 +4,14 @@
 //! moved by them as well, or by programs in the kernel, which return the same [`Phase`].
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use self::next_hop::{Move, NextHop};
+use self::silence::{Gap, Silence};
+use crate::bpf::layout::WAYS;
 use crate::flow;
 use crate::meter::{Flow, Rules, stage};
 use crate::report::{Direction, Line};
@@ -19,12 +22,14 @@ pub mod answer;
 pub mod data;
 pub mod handshake;
 pub mod kernel;
+pub mod next_hop;
+pub mod silence;
 pub mod sockets;
 pub mod turnover;
 pub mod xsk;
 
 /// One interface of the generator.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Side {
     /// Name.
     pub interface: String,
@@ -34,9 +39,9 @@ pub struct Side {
     pub mac: [u8; 6],
     /// Its driver; empty if unknown.
     pub driver: String,
-    /// The balancer's: where clients' packets go (the VIP's), where real servers' answers go (0
-    /// until the first request came).
-    pub peer: [u8; 6],
+    /// Where its packets go. Clients' go to the VIP's owner. Real servers' go back to where the
+    /// request came from, and need none, unless the balancer is not to see them (`direct`, `tunnel`).
+    pub next_hop: Arc<NextHop>,
 }
 
 /// Everything the workers of a run share.
@@ -61,6 +66,8 @@ pub struct Scene {
     server_peer: AtomicU64,
     /// Full NAT: the first address of the balancer that was seen there.
     local: OnceLock<IpAddr>,
+    /// When nothing came: no request, no reply.
+    pub silences: [Silence; WAYS],
 }
 
 impl Scene {
@@ -77,7 +84,24 @@ impl Scene {
             closed: AtomicU64::new(0),
             server_peer: AtomicU64::new(0),
             local: OnceLock::new(),
+            silences: Default::default(),
         }
+    }
+
+    /// Whether the real servers' packets are on the wire. Without the balancer between, and with both
+    /// sides in one process, the clients know what the servers saw.
+    #[inline(always)]
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        let both = self.client.is_some() && self.server.is_some();
+        self.rules.method.replies_pass() || !both
+    }
+
+    /// Where the real servers' answers go that the balancer is not to see; none if all pass it.
+    #[inline(always)]
+    pub(crate) fn straight(&self) -> Option<&NextHop> {
+        let server = self.server.as_ref()?;
+        (!self.rules.method.replies_pass()).then_some(&*server.next_hop)
     }
 
     /// Stages that make a connection an open one, as far as this process can see.
@@ -215,6 +239,13 @@ pub struct Phase {
     pub least_packets: u64,
     /// Packets that the generator's own side dropped, by place.
     pub lost_here: Vec<Line>,
+    /// The longest time without an answer at the clients (without a request at the real servers, if
+    /// there are no answers here); none if the clients are elsewhere.
+    pub silence: Option<Gap>,
+    /// How often the next hop moved during the phase, and the first of these moves.
+    pub moves: (u64, Vec<Move>),
+    /// When the first packet was due, nanoseconds of the monotonic clock.
+    pub start: u64,
     /// What went wrong, in words; the run has not passed.
     pub faults: Vec<String>,
     /// What a reader has to know.

@@ -45,6 +45,8 @@ pub struct Tallies {
     pub repeated: dataplane::counters::Counter,
     /// Frames that are no traffic of the run.
     pub foreign: dataplane::counters::Counter,
+    /// Answers of the real servers that had nowhere to go: their next hop is not known.
+    pub homeless: dataplane::counters::Counter,
 }
 
 /// One thread's part.

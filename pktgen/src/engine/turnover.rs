@@ -18,6 +18,7 @@ use hdrhistogram::Histogram;
 
 use super::Scene;
 use super::answer::{Answerer, CLOSING, path};
+use super::next_hop::Follower;
 use super::sockets::{CLIENT, Worker};
 use crate::craft::{FRAME_MIN, Template};
 use crate::meter::{Flow, stage};
@@ -105,6 +106,7 @@ struct Packets {
 struct Ring<'a> {
     step: &'a Step<'a>,
     packets: Packets,
+    follower: Follower,
     /// First flow, distance to the next, number of them.
     share: (u32, u32, u32),
     /// Whose turn it is.
@@ -133,6 +135,7 @@ pub fn run(worker: &mut Worker, step: &Step<'_>, stop: &AtomicBool) -> anyhow::R
         if now >= step.start {
             let halted = step.halt.load(Relaxed);
             let due = pacer.due(at.min(duration - 1));
+            ring.follow();
             if !halted {
                 ring.part.due = due;
                 next = ring.begin(worker, &pacer, (next, due), at);
@@ -182,12 +185,26 @@ impl<'a> Ring<'a> {
         Ok(Self {
             step,
             packets,
+            follower: Follower::default(),
             share: (worker.id, worker.of, count),
             turn: 0,
             busy: vec![false; count as usize],
             under_way: VecDeque::new(),
             part,
         })
+    }
+
+    /// The VIP may have moved.
+    fn follow(&mut self) {
+        if let Some(client) = &self.step.scene.client
+            && let Some(mac) = self.follower.moved(&client.next_hop)
+        {
+            let Packets { open, data, close } = &mut self.packets;
+            [Some(open), Some(data), close.as_mut()]
+                .into_iter()
+                .flatten()
+                .for_each(|template| template.send_to(mac));
+        }
     }
 
     /// Begins a burst of those from `next` to `due`; returns the next one.
@@ -272,7 +289,7 @@ impl<'a> Ring<'a> {
             self.part.refused += 1;
             return false;
         }
-        let answers = self.step.scene.rules.method.replies_pass();
+        let answers = self.step.scene.answers();
         let ready = match slot.wait {
             Wait::Answer => flow.is(self.opened()),
             Wait::Reply if answers => flow.replies.received() > 0,

@@ -41,6 +41,7 @@ pub fn data(
         }
     }
     let start = clock::now().after(LEAD);
+    scene.silences.iter().for_each(|silence| silence.start(start));
     let stretch = Stretch {
         scene,
         plan,
@@ -79,7 +80,16 @@ pub fn data(
     let totals = Totals::of(&tallies).since(&before);
     let flows = if scene.client.is_some() { flows } else { scene.open_flows() };
     finish(&mut phase, scene, &flows, &totals, parts, plan);
+    phase.start = start.nanos();
+    let end = phase.start + (phase.seconds * 1e9) as u64;
+    phase.silence = listened(scene, plan).map(|way| scene.silences[way].longest(end));
     estimate(&mut phase, scene, sent_before, plan);
+    if totals.homeless > 0 {
+        phase.notes.push(format!(
+            "{} answers of the real servers had nowhere to go: nobody answered for their next hop",
+            totals.homeless
+        ));
+    }
     let refused = scene.refused.load(Relaxed) - refused;
     if refused > 0 {
         phase.faults.push(format!("{refused} connections were reset during the traffic"));
@@ -192,9 +202,17 @@ fn finish(
     judge_flows(phase, scene, flows, plan);
 }
 
+/// The way whose silence tells what the clients feel: replies, or requests where the servers are
+/// here and send none. None without clients: their pauses are not known.
+pub(crate) fn listened(scene: &Scene, plan: Plan) -> Option<usize> {
+    scene.client.as_ref()?;
+    let answers = plan.replies > 0.0 && scene.answers();
+    (answers || scene.server.is_some()).then_some(usize::from(answers))
+}
+
 /// Which connections carried packets.
 pub(crate) fn judge_flows(phase: &mut Phase, scene: &Scene, flows: &[u32], plan: Plan) {
-    let answers = plan.replies > 0.0 && scene.rules.method.replies_pass();
+    let answers = plan.replies > 0.0 && scene.answers();
     let (client, server) = (scene.client.is_some(), scene.server.is_some());
     let mut least = u64::MAX;
     for number in flows {
@@ -258,6 +276,7 @@ pub(crate) struct Totals {
     pub(crate) requests: Way,
     pub(crate) replies: Way,
     pub(crate) repeated: u64,
+    pub(crate) homeless: u64,
 }
 
 /// One way of them.
@@ -279,6 +298,7 @@ impl Totals {
             all.requests.add(&one.requests);
             all.replies.add(&one.replies);
             all.repeated += one.repeated.get();
+            all.homeless += one.homeless.get();
         }
         all
     }
@@ -288,6 +308,7 @@ impl Totals {
             requests: self.requests.since(&before.requests),
             replies: self.replies.since(&before.replies),
             repeated: self.repeated - before.repeated,
+            homeless: self.homeless - before.homeless,
         }
     }
 }

@@ -76,7 +76,7 @@ impl Reader {
         let connections = self.get("connections", |t| count(t, CONNECTIONS_MAX));
         let clients = self.clients(ends.as_ref(), connections);
         let rate = self.get("rate", str::parse::<Rate>);
-        let replies = self.replies(method);
+        let replies = self.replies(method, client.is_some() && server.is_some());
         let size = self.get("size", str::parse::<Size>);
         let size = self.raise(size, ends.as_ref(), protocol, "size");
         self.check_rate("rate", rate, size, ends.as_ref(), protocol);
@@ -144,7 +144,7 @@ impl Reader {
     }
 
     /// An option that may be absent.
-    fn optional<T, E: Display>(
+    pub(super) fn optional<T, E: Display>(
         &mut self,
         key: &'static str,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -280,12 +280,13 @@ impl Reader {
         clients
     }
 
-    fn replies(&mut self, method: Option<Method>) -> Option<f64> {
-        let passes = method.is_none_or(Method::replies_pass);
+    fn replies(&mut self, method: Option<Method>, one_process: bool) -> Option<f64> {
+        let passes = method.is_none_or(Method::replies_pass) || !one_process;
         self.settle("replies", if passes { "0.5" } else { "0" });
         let replies = self.get("replies", share)?;
         if !passes && replies > 0.0 {
-            let why = "expected 0: with direct and tunnel replies do not pass the balancer";
+            let why =
+                "expected 0: in one process, replies of direct and tunnel do not pass the balancer";
             self.fault("replies", "replies cannot be measured with this method", why);
         }
         Some(replies)

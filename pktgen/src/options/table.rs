@@ -88,7 +88,7 @@ pub const OPTIONS: &[Opt] = &[
     common(
         "replies",
         "SHARE",
-        Described("0.5; 0 with direct and tunnel"),
+        Described("0.5; 0 with direct and tunnel in one process"),
         "Share of the data packets that are replies",
     ),
     common("size", "BYTES", Text("512"), "Frame size with check sequence, 64 to 1518, or imix"),
@@ -108,6 +108,13 @@ pub const OPTIONS: &[Opt] = &[
         "Key of the packets' checks, the same on both machines",
     ),
     common("seed", "N", Text("1"), "Seed of everything random"),
+    Opt {
+        section: "reflect",
+        key: "next_hop",
+        value: "ADDR",
+        default: Described("the clients themselves"),
+        help: "With direct and tunnel: the router to whom the answers to the clients go",
+    },
     of("cps", "from", "N", "10k", "Connections a second of the first step"),
     of("cps", "to", "N", "200k", "Connections a second of the last step"),
     of("cps", "steps", "N", "10", "Number of steps"),

@@ -1,11 +1,13 @@
 //! Options that only one verb has.
 
+use std::net::IpAddr;
+
 use super::error::printable;
-use super::parse::{count, per_second, positive, seconds, share};
+use super::parse::{count, per_second, positive, seconds, share, unicast};
 use super::read::{Ends, Reader};
 use crate::rate::Rate;
 use crate::size::{self, Size};
-use crate::spec::{Cps, Flood, Ndr, Protocol, Verb};
+use crate::spec::{Cps, Flood, Ndr, Protocol, Reflect, Verb};
 
 impl Reader {
     /// What to run, and what only that needs.
@@ -17,7 +19,7 @@ impl Reader {
     ) -> Option<Verb> {
         match verb {
             "load" => Some(Verb::Load),
-            "reflect" => Some(Verb::Reflect),
+            "reflect" => self.reflect(ends),
             "cps" => self.cps(),
             "flood" => self.flood(),
             "ndr" => self.ndr(ends, protocol),
@@ -26,6 +28,16 @@ impl Reader {
                 None
             }
         }
+    }
+
+    fn reflect(&mut self, ends: Option<&Ends>) -> Option<Verb> {
+        let v4 = ends?.vip.is_ipv4();
+        let next_hop = self.optional("next_hop", |text| match text.parse::<IpAddr>() {
+            Ok(hop) if hop.is_ipv4() == v4 => unicast(hop).map(|()| hop),
+            Ok(_) => Err("expected an address of the VIP's family".to_owned()),
+            Err(_) => Err("expected an address, like 198.19.255.254".to_owned()),
+        });
+        Some(Verb::Reflect(Reflect { next_hop }))
     }
 
     fn cps(&mut self) -> Option<Verb> {

@@ -3,8 +3,8 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU8};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(crate) struct Manners {
     pub(crate) reset: bool,
     /// Hands nothing on at all.
     pub(crate) mute: bool,
+    /// Takes frames of the kernel's programs too.
+    pub(crate) native: bool,
 }
 
 /// What it did, each way: to the servers, to the clients.
@@ -47,9 +49,13 @@ pub(crate) struct Deeds {
     pub(crate) damaged: u64,
     pub(crate) delayed: u64,
     pub(crate) lost_openings: u64,
+    /// For another MAC address than the owner's.
+    pub(crate) misdirected: u64,
 }
 
 pub(crate) struct Relay {
+    /// Last byte of the only MAC address that is listened to on the clients' side; 0: any.
+    pub(crate) owner: Arc<AtomicU8>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<[Deeds; 2]>,
 }
@@ -60,17 +66,19 @@ impl Relay {
         let memory = Memory::new(8 * 2048, 2048).unwrap();
         let mut device = XskDevice::new(&memory).unwrap();
         let mut programs = Vec::new();
+        let mode = if manners.native { Mode::Native } else { Mode::Generic };
         for (id, name) in [(0, a), (1, b)] {
             let patience = Duration::from_secs(2);
             let port = Port::open(&memory, name, 0, CopyMode::Copy, patience).unwrap();
-            let receive = Receive::attach(ifindex(name), Mode::Generic).unwrap();
+            let receive = Receive::attach(ifindex(name), mode).unwrap();
             receive.set_socket(0, port.fd().as_fd()).unwrap();
             programs.push(receive);
             assert!(device.install(DeviceId(id), port).is_none());
         }
         let stop = Arc::new(AtomicBool::new(false));
+        let owner = Arc::new(AtomicU8::new(0));
         let thread = std::thread::spawn({
-            let stop = stop.clone();
+            let (stop, owner) = (stop.clone(), owner.clone());
             move || {
                 let _programs = programs;
                 let counters = Counters::default();
@@ -79,7 +87,12 @@ impl Relay {
                     let received = device.poll(&counters, |frames, verdicts, outbox| {
                         for (frame, verdict) in frames.iter_mut().zip(verdicts) {
                             let way = &mut ways[usize::from(frame.device().0)];
-                            way.hand_on(manners, frame, outbox);
+                            let owner = owner.load(Relaxed);
+                            if frame.device().0 == 0 && owner != 0 && frame.bytes()[5] != owner {
+                                way.deeds.misdirected += 1;
+                            } else {
+                                way.hand_on(manners, frame, outbox);
+                            }
                             *verdict = Verdict::Held;
                         }
                     });
@@ -95,7 +108,7 @@ impl Relay {
                 })
             }
         });
-        Self { stop, thread }
+        Self { owner, stop, thread }
     }
 
     pub(crate) fn end(self) -> [Deeds; 2] {

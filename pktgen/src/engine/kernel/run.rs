@@ -22,7 +22,7 @@ pub const CATCH_UP: f64 = 1.25;
 /// Packets that may leave at once in spite of it.
 const BURST: f64 = 64.0;
 /// Time from the start of a run to its first packet.
-const LEAD: Duration = Duration::from_millis(10);
+pub(crate) const LEAD: Duration = Duration::from_millis(10);
 /// How often the calling thread looks at a running phase.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long the kernel is left to itself, and so about how late an end is noticed.
@@ -138,6 +138,14 @@ impl Run {
             }
             Ok(())
         })
+    }
+
+    /// Where the frames of each way go from now on.
+    ///
+    /// # Errors
+    /// If the kernel does not take it.
+    pub fn send_to(&self, macs: [[u8; 6]; WAYS]) -> anyhow::Result<()> {
+        self.parts.iter().try_for_each(|(data, _)| data.send_to(macs))
     }
 
     /// How far all parts are.
