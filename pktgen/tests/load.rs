@@ -23,7 +23,7 @@ use pktgen::load::Load;
 use pktgen::neighbors::Stations;
 use pktgen::options;
 use pktgen::packet_socket::Neighbors;
-use pktgen::report::Direction;
+use pktgen::report::{Direction, Limit};
 use pktgen::size::Size;
 use pktgen::spec::{Engine, Spec};
 use relay::{Deeds, Manners, Relay};
@@ -214,6 +214,45 @@ fn two_processes_find_what_one_finds() {
     assert_eq!(reflected.requests.received, reflected.replies.sent, "a reply to each");
     assert!(reflected.requests.sent <= phase.requests.sent, "{reflected:?}");
     assert!(reflected.requests.lost > 0 && reflected.requests.latency.is_none(), "{reflected:?}");
+}
+
+#[test]
+fn a_rate_beyond_any_machine_is_the_generators_limit_and_nobodys_loss() {
+    if !lab::is_root() {
+        return;
+    }
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for (engine, mode) in [("af_xdp", "generic"), ("xdp", "native")] {
+        let net = NetNs::new();
+        net.enter();
+        // A cable: whatever is sent arrives, so that nobody else can be the limit.
+        net.veth("cli0", "srv0");
+        let flags = [
+            ("client", "cli0"),
+            ("server", "srv0"),
+            ("vip", "198.18.255.1:80"),
+            ("reals", "198.18.255.1+1"),
+            ("clients", "198.18.0.1+50"),
+            ("connections", "200"),
+            ("rate", "30mpps"),
+            ("replies", "0"),
+            ("size", "64"),
+            ("seconds", "0.5"),
+            ("engine", engine),
+            ("mode", mode),
+        ];
+        let run = options::build("load", &flags, None).unwrap();
+        let report = pktgen::run::run(&run, &GO_ON).unwrap();
+        let trial = &report.trials[0];
+        let told = format!("{engine}: {:?} {trial:?}", report.failures);
+        assert!(trial.requests.due.abs_diff(15_000_000) <= 1, "{told}");
+        assert!(trial.requests.sent > 10_000 && trial.requests.sent < 14_000_000, "{told}");
+        assert_eq!((trial.requests.lost, trial.unexplained), (0, 0), "{told}");
+        assert_eq!(trial.limit, Limit::Generator, "{told}");
+        assert!(!report.passed && report.failures.len() == 1, "{told}");
+        assert!(report.failures[0].contains("it, not the balancer"), "{told}");
+    }
+    drop(alone);
 }
 
 /// What happens to the VIP 0.4 s into the traffic, when its owner falls silent.

@@ -14,7 +14,7 @@ from .support import Group, expect, own_balancer, topology_cores, wait
 
 CLIENT, SERVER = "cli0", "srv0"
 NEAR, FAR = "near0", "far0"
-WIRE = "wire"
+WIRE, ROUTER = "wire", "router"
 VIP, VIP6 = "198.18.255.1", "2001:db8:18::ffff:1"
 PORT, UDP_PORT = 80, 53
 REALS = 4
@@ -24,6 +24,8 @@ PASSED, FAILED, UNUSABLE = 0, 1, 2
 class Addressed(Balancer):
     """A balancer whose real servers are there only while the generator is."""
 
+    interfaces = 2
+
     def ready(self, interfaces=None):
         """Whether our data plane runs our configuration with attached interfaces and a lease."""
         self.alive()
@@ -32,7 +34,7 @@ class Addressed(Balancer):
         if not (whole["agent"]["applied"] and status and status["pid"] == self.dataplane.pid):
             return False
         attached = [i for i in status["interfaces"] if i["attached"] and i["link"] == "up"]
-        return len(attached) == 2 and status["lease_ms"] > 0 and bool(status["services"])
+        return len(attached) == self.interfaces and status["lease_ms"] > 0 and bool(status["services"])
 
 
 class GeneratorLab(Lab):
@@ -66,7 +68,7 @@ class GeneratorLab(Lab):
         third, host = ("18", "ffff:fffe") if interface == NEAR else ("19", "ffff:fffe")
         self.net.batch("balancer", [
             f"link add name {interface} mtu {mtu} numrxqueues 1 numtxqueues 1 type veth "
-            f"peer name {peer} mtu {mtu} numrxqueues 1 numtxqueues 1 netns {self.net.namespace('gen')}",
+            f"peer name {peer} mtu {mtu} numrxqueues 2 numtxqueues 2 netns {self.net.namespace('gen')}",
             f"link set {interface} up",
             f"addr add 198.{third}.255.254/16 dev {interface}",
             f"addr add 2001:db8:{third}::{host}/64 dev {interface} nodad",
@@ -83,9 +85,11 @@ class GeneratorLab(Lab):
 
     def restore_links(self):
         """New pairs: nothing that a test did to the old ones is left."""
-        if WIRE in self.net.nodes:
-            expect(not net.remove_namespaces([self.net.namespace(WIRE)]), "the switch cannot be removed")
-            self.net.nodes.remove(WIRE)
+        for node in (WIRE, ROUTER):
+            if node in self.net.nodes:
+                expect(not net.remove_namespaces([self.net.namespace(node)]), f"{node} cannot be removed")
+                self.net.nodes.remove(node)
+        self.balancer.interfaces = 2
         for node, interface in (("balancer", NEAR), ("balancer", FAR), ("gen", CLIENT), ("gen", SERVER)):
             if any(link["ifname"] == interface for link in self.net.ip(node, "link")):
                 self.net.batch(node, [f"link del {interface}"])
@@ -280,6 +284,124 @@ class Pktgen(Group):
         expect(trial["ledger"][0]["packets"] == good + flood["syn"][1] + flood["udp"][1], f"{trial['ledger']}")
         expect(trial["connections"]["balancer_active"] == 200, f"{trial['connections']}")
 
+    def two_cores_share_the_work_at_twenty_thousand_a_second(self):
+        report, _ = self._run("load", "--connections", "2k", "--rate", "20kpps", "--cores", "0,1", status=PASSED)
+        trial = self._whole(report, 2000)
+        expect(report["scenario"]["cores"] == "0,1" and trial["requests"]["due"] >= 9900, f"{trial['requests']}")
+        expect(trial["connections"]["closed"] == 2000, f"{trial['connections']}")
+
+    def two_processes_keep_ten_thousand_a_second(self):
+        common = ("--connections", "500", "--rate", "10kpps")
+        mine, theirs = self._two_processes(common)
+        expect(mine["requests"]["sent"] == theirs["requests"]["received"] >= 2500, f"{mine} {theirs}")
+        expect(theirs["replies"]["sent"] == mine["replies"]["received"] >= 2500, f"{mine} {theirs}")
+        expect(mine["connections"]["closed"] == mine["connections"]["alive"] == 500, f"{mine['connections']}")
+
+    def _two_processes(self, common, reflect=(), vip=f"{VIP}:{PORT}"):
+        """Both sides' trials, of a run with no loss; one with a process that got no time is repeated."""
+        for last in (False, False, True):
+            with self._running("reflect", *common, *reflect, client=None, vip=vip, begun=0) as other:
+                report, _ = self._run("load", *common, server=None, vip=vip, status=None, seconds=30)
+                other.send_signal(signal.SIGINT)
+                out, err = other.communicate(timeout=10)
+                theirs, _ = self._finished(other.returncode, out, err, PASSED)
+            mine = report["trials"][0]
+            whole = mine["replies"]["lost"] == mine["requests"]["lost"] == 0
+            if last or whole and mine["requests"]["sent"] > 0:
+                break
+        own = all("it, not the balancer" in f or "carried no packet" in f for f in report["failures"])
+        expect(whole and own, f"{report['failures']} {mine}")
+        return mine, theirs["trials"][0]
+
+    # -- direct and tunnel, over two machines ----------------------------------------------------
+
+    def _one_arm(self, method, family, outer):
+        """All on one cable: the clients, the real servers, and a balancer with one interface."""
+        n = self.net
+        vip = f"{VIP}:{PORT}" if family == 4 else f"[{VIP6}]:{PORT}"
+        hosts = [f"198.19.0.{i}" if outer == 4 else f"2001:db8:19::{i}" for i in range(1, REALS + 1)]
+        reals = [config.real(f"{h}:{PORT}" if outer == 4 else f"[{h}]:{PORT}") for h in hosts]
+        services = [config.service("far", vip, reals, method, "rr")]
+        n.add(WIRE)
+        n.bridge(WIRE, "br0")
+        n.batch("balancer", [f"link del {FAR}"])
+        n.batch("gen", [f"link set {CLIENT} down", f"link set {CLIENT} name near",
+                        f"link set near netns {n.namespace(WIRE)}"])
+        n.batch(WIRE, ["link set near mtu 1600 master br0 up"])
+        n.batch("balancer", [f"link set {NEAR} mtu 1600",
+                             f"addr add 198.19.255.254/16 dev {NEAR}",
+                             f"addr add 2001:db8:19::ffff:fffe/64 dev {NEAR} nodad"])
+        for port, interface in (("left", CLIENT), ("right", SERVER)):
+            n.batch(WIRE, [f"link add name {port} mtu 1600 type veth peer name {interface} mtu 1600 "
+                           f"netns {n.namespace('gen')}", f"link set {port} master br0 up"])
+            n.batch("gen", [f"link set {interface} up"])
+            n.plain_offloads("gen", interface)
+        n.plain_offloads(WIRE, "near", "left", "right")
+        self.balancer.interfaces = 1
+        self.start(config.document(services, [NEAR], topology_cores(1), lease="2s"))
+        common = ["--method", method, "--connections", "200", "--rate", "4kpps", "--size", "256",
+                  "--reals", f"{hosts[0]}+{REALS}"]
+        return vip, common
+
+    def _far(self, method, family, outer, router=None):
+        vip, common = self._one_arm(method, family, outer)
+        reflect = ()
+        if router:
+            self._router()
+            reflect = ("--next-hop", router)
+        mine, theirs = self._two_processes(common, reflect, vip)
+        expect(mine["requests"]["sent"] == theirs["requests"]["received"] > 500, f"{mine} {theirs}")
+        expect(theirs["replies"]["sent"] == mine["replies"]["received"] > 500, f"{mine} {theirs}")
+        expect(mine["connections"]["closed"] == mine["connections"]["alive"] == 200, f"{mine['connections']}")
+        expect([r["connections"] for r in theirs["connections"]["reals"]] == [50] * REALS, f"{theirs['connections']}")
+        expect(mine["connections"]["balancer_active"] == 200, f"{mine['connections']}")
+
+    def _router(self):
+        """A router on the cable: answers that go to it come out at the clients all the same."""
+        n = self.net
+        n.add(ROUTER)
+        n.plug(ROUTER, "eth0", WIRE, "br0", mtu=1600)
+        n.plain_offloads(ROUTER, "eth0")
+        n.batch(ROUTER, ["addr add 198.19.255.253/16 dev eth0", "addr add 198.18.255.253/16 dev eth0"])
+        n.shell(ROUTER, "echo 1 > /proc/sys/net/ipv4/ip_forward;"
+                        "echo 0 > /proc/sys/net/ipv4/conf/all/send_redirects;"
+                        "echo 0 > /proc/sys/net/ipv4/conf/eth0/send_redirects")
+
+    def _routed(self):
+        """Packets that the router has forwarded."""
+        lines = self.net.shell(ROUTER, "cat /proc/net/snmp").splitlines()
+        names, values = (line.split() for line in lines if line.startswith("Ip:"))
+        return int(values[names.index("ForwDatagrams")])
+
+    @own_balancer
+    def direct_works_over_two_machines(self):
+        self._far("direct", 4, 4)
+
+    @own_balancer
+    def direct_works_over_two_machines_with_ipv6(self):
+        self._far("direct", 6, 6)
+
+    @own_balancer
+    def direct_answers_by_the_router_that_is_named(self):
+        self._far("direct", 4, 4, router="198.19.255.253")
+        expect(self._routed() > 500, f"{self._routed()} packets took the router")
+
+    @own_balancer
+    def a_tunnel_works_over_two_machines(self):
+        self._far("tunnel", 4, 4)
+
+    @own_balancer
+    def a_tunnel_works_over_two_machines_with_ipv6(self):
+        self._far("tunnel", 6, 6)
+
+    @own_balancer
+    def a_tunnel_of_the_other_family_works_over_two_machines(self):
+        self._far("tunnel", 4, 6)
+
+    @own_balancer
+    def a_tunnel_over_ipv4_carries_ipv6_over_two_machines(self):
+        self._far("tunnel", 6, 4)
+
     # -- what cannot be -----------------------------------------------------------------------
 
     def impossible_options_are_refused_before_anything_is_sent(self):
@@ -372,6 +494,25 @@ class Pktgen(Group):
         dropped = self._line(trial, "balancer drop: next_hop_unresolved")
         expect(dropped > 100 and trial["requests"]["lost"] == dropped, f"{trial['ledger']}")
         expect(trial["unexplained"] == 0 and trial["limit"] == "device", f"{trial['limit']} {trial['unexplained']}")
+
+    @own_balancer
+    def a_vip_that_moves_is_followed_without_a_restart(self):
+        self.start()
+        with self._running("load", "--connections", "200", "--rate", "4kpps", "--seconds", "4") as process:
+            was = self.balancer_mac(NEAR)
+            self.net.batch("balancer", [f"link set {NEAR} address 02:00:00:00:aa:01"])
+            out, err = process.communicate(timeout=20)
+        report, _ = self._finished(process.returncode, out, err, None)
+        trial = report["trials"][0]
+        expect(trial["neighbor_changes"] == 1, f"{trial['neighbor_changes']}: {report['failures']}")
+        change = trial["neighbors"][0]
+        expect((change["from"], change["to"]) == (was, "02:00:00:00:aa:01"), f"{change}")
+        silence = trial["longest_silence"]
+        lost = trial["requests"]["lost"]
+        # A pause is a loss, and traffic after it there was.
+        expect(lost == 0 or silence["ms"] > 2, f"{silence}, {lost} lost")
+        expect(silence["ms"] < 3000 and trial["replies"]["received"] > 1000, f"{silence} {trial['replies']}")
+        expect(lost <= 2 * silence["ms"] + 40, f"{lost} lost in {silence}")
 
     @own_balancer
     def what_no_counter_sees_is_unexplained_to_the_packet(self):
