@@ -78,8 +78,7 @@ impl Stations {
 
 /// An address that an interface has by itself, from its MAC address (RFC 4291 appendix A).
 fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
-    let [ab, cff, fed, ef] =
-        [[a ^ 2, b], [c, 0xff], [0xfe, d], [e, f]].map(u16::from_be_bytes);
+    let [ab, cff, fed, ef] = [[a ^ 2, b], [c, 0xff], [0xfe, d], [e, f]].map(u16::from_be_bytes);
     Ipv6Addr::new(0xfe80, 0, 0, 0, ab, cff, fed, ef)
 }
 

@@ -228,6 +228,7 @@ fn steps(out: &mut String, report: &Report) {
     out.push('\n');
     if let Some(last) = report.trials.last() {
         books(out, last);
+        cores(out, last);
     }
 }
 

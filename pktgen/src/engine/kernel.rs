@@ -27,7 +27,7 @@ use super::{Live, Phase, Plan, Scene, Side, Watch};
 use crate::bpf::image::{End, Traffic};
 use crate::bpf::layout::{Heard, Tally, WAYS, value};
 use crate::order::Order;
-use crate::report::Latency;
+use crate::report::{Latency, Line};
 use crate::size::{self, FCS, GAP, Size};
 use crate::stamp::{self, TIME_UNIT};
 
@@ -306,10 +306,16 @@ fn finish(
     phase.replies = directions.pop().unwrap_or_default();
     phase.requests = directions.pop().unwrap_or_default();
     let sides = [&scene.client, &scene.server];
-    for (side, refused) in sides.into_iter().zip(progress.refused) {
+    for (way, side) in sides.into_iter().enumerate() {
+        // An interface that takes no such frames at all does not even count them as refused.
+        let refused = progress.sent[way].saturating_sub(progress.accepted[way]);
         if let Some(side) = side
             && refused > 0
         {
+            phase.lost_here.push(Line {
+                place: format!("generator {}: tx refused", side.interface),
+                packets: refused,
+            });
             phase.notes.push(format!(
                 "{} refused {refused} packets: the ring of its peer was full (`tx dropped`), or \
                  its peer takes no XDP frames: the balancer has to run in native mode",

@@ -156,8 +156,9 @@ impl Run {
         let mut progress = Progress::default();
         for (data, _) in &self.parts {
             let state = data.state()?;
-            let unsent =
-                state.end.saturating_sub(state.due) as f64 / (state.interval as f64).max(1.0);
+            let interval =
+                state.interval as f64 + f64::from(state.interval_fraction) / 2_f64.powi(32);
+            let unsent = state.end.saturating_sub(state.due) as f64 / interval.max(1.0);
             progress.unsent += unsent as u64;
             progress.due = progress.due.max(state.due);
             progress.highest = progress.highest.max(state.sequence[0]).max(state.sequence[1]);
