@@ -50,10 +50,18 @@ pub fn run(
         let rate = rate(cps, index);
         let before = sources.read(&mut found.notes);
         let (moves, begun) = (load.moves().0, clock::now().after(LEAD));
-        let (parts, seconds, trouble) = step(load, spec, rate, cps.step, watch)?;
+        let Stepped { parts, seconds, trouble, lost_here } =
+            step(load, spec, rate, cps.step, watch)?;
         let moves = load.moves_since(moves);
         let after = sources.read(&mut found.notes);
-        let mut trial = assemble(spec, rate, seconds, &parts, [&before, &after], &mut found.notes);
+        let mut trial = assemble(
+            spec,
+            (rate, seconds),
+            &parts,
+            &lost_here,
+            [&before, &after],
+            &mut found.notes,
+        );
         trial.mode = load.mode();
         trial.neighbor_changes = moves.0;
         trial.neighbors = neighbors(&moves.1, begun.nanos());
@@ -109,7 +117,7 @@ fn warm_up(load: &mut Load, spec: &Spec, watch: &mut Watch<'_>) -> anyhow::Resul
     let deadline = clock::now().after(spec.patience);
     loop {
         let spec = Spec { patience: short, ..spec.clone() };
-        let (parts, _, trouble) = step(load, &spec, WARM_UP, short, watch)?;
+        let Stepped { parts, trouble, .. } = step(load, &spec, WARM_UP, short, watch)?;
         if let Some(trouble) = trouble {
             bail!(trouble);
         }
@@ -130,16 +138,27 @@ fn warm_up(load: &mut Load, spec: &Spec, watch: &mut Watch<'_>) -> anyhow::Resul
     }
 }
 
-/// One step: its parts, its seconds, and what went wrong with the interfaces.
+/// What a step gave.
+struct Stepped {
+    parts: Vec<Part>,
+    seconds: f64,
+    /// What went wrong with the interfaces.
+    trouble: Option<String>,
+    /// What the generator's own sockets dropped.
+    lost_here: Vec<Line>,
+}
+
+/// One step.
 fn step(
     load: &mut Load,
     spec: &Spec,
     rate: f64,
     duration: Duration,
     watch: &mut Watch<'_>,
-) -> anyhow::Result<(Vec<Part>, f64, Option<String>)> {
+) -> anyhow::Result<Stepped> {
     let (sockets, scene) = load.sockets();
     let workers = sockets.tallies().len() as u64;
+    let statistics = sockets.statistics();
     let step = Step {
         scene,
         rate,
@@ -184,15 +203,15 @@ fn step(
     )?;
     let parts = results.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let seconds = ended.unwrap_or(duration).min(duration).as_secs_f64();
-    Ok((parts, seconds, trouble))
+    Ok(Stepped { parts, seconds, trouble, lost_here: sockets.dropped_since(&statistics) })
 }
 
 /// The figures of a step.
 fn assemble(
     spec: &Spec,
-    rate: f64,
-    seconds: f64,
+    (rate, seconds): (f64, f64),
     parts: &[Part],
+    lost_here: &[Line],
     [before, after]: [&Reading; 2],
     notes: &mut Vec<String>,
 ) -> Trial {
@@ -226,7 +245,7 @@ fn assemble(
         kept <= 2 || l.packets > 0
     });
     // Where packets of the failed ones were dropped, as far as counters tell.
-    let counters = ledger::balance(&requests, &Direction::default(), &[], before, after);
+    let counters = ledger::balance(&requests, &Direction::default(), lost_here, before, after);
     if requests.lost > 0 {
         for l in counters.lines.iter().skip(3) {
             notes.push(format!("at {rate:.0} a second, {}: {} packets", l.place, l.packets));
@@ -310,10 +329,15 @@ mod tests {
     }
 
     fn trial(parts: &[Part]) -> (Trial, Option<String>) {
+        trial_with(parts, &[])
+    }
+
+    fn trial_with(parts: &[Part], lost_here: &[Line]) -> (Trial, Option<String>) {
         let flags = [("client", "a"), ("server", "b"), ("vip", "198.18.255.1:80")];
         let spec = crate::options::build("cps", &flags, None).unwrap().spec;
         let reading = Reading::default();
-        let trial = assemble(&spec, 10.0, 2.0, parts, [&reading, &reading], &mut Vec::new());
+        let readings = [&reading, &reading];
+        let trial = assemble(&spec, (10.0, 2.0), parts, lost_here, readings, &mut Vec::new());
         let failure = judge(&trial, &spec, parts);
         (trial, failure)
     }
@@ -328,6 +352,14 @@ mod tests {
         assert_eq!(trial.unexplained, 1, "one of the first worker's");
         assert!(failure.unwrap().contains("11 of 150 failed"));
         assert_eq!(trial.limit, Limit::Unknown);
+    }
+
+    #[test]
+    fn what_the_generators_own_sockets_dropped_is_not_the_balancers() {
+        let full = Line { place: "generator srv0: rx ring full".to_owned(), packets: 10 };
+        let (trial, failure) = trial_with(&[part(100, 100, 90, [10, 0, 0])], &[full]);
+        assert!(failure.unwrap().contains("10 of 100 failed"));
+        assert_eq!(trial.limit, Limit::Receiver);
     }
 
     #[test]

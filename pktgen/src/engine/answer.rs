@@ -34,6 +34,9 @@ pub struct Answerer<'a> {
     /// Replies to each request, and what is still owed of them.
     replies: f64,
     owed: f64,
+    /// Flows of which something came that a client waits for, if anybody wants to know them; whoever
+    /// does takes them away after each burst.
+    pub heard: Option<Vec<u32>>,
     /// Latency of requests and replies.
     pub latency: [Histogram<u64>; 2],
 }
@@ -49,7 +52,7 @@ impl<'a> Answerer<'a> {
         let histogram = || Histogram::new_with_bounds(1, LATENCY_MAX, 3);
         let latency = [histogram()?, histogram()?];
         let follower = Follower::default();
-        Ok(Self { scene, tallies, ack, follower, replies, owed: 0.0, latency })
+        Ok(Self { scene, tallies, ack, follower, replies, owed: 0.0, heard: None, latency })
     }
 
     /// A burst, received by `now`.
@@ -144,6 +147,9 @@ impl<'a> Answerer<'a> {
         }
         let stamp = rules.stamp(bytes, view, Way::Request, sender)?;
         let flow = self.scene.flows.get(stamp.flow as usize).ok_or(Fault::Strayed)?;
+        if !self.scene.answers() {
+            self.hear(stamp.flow);
+        }
         if stamp.sequence == 0 {
             return Ok(self.serve_opening(frame, view, stamp, (flow, real)));
         }
@@ -266,6 +272,7 @@ impl<'a> Answerer<'a> {
             scene.learn_local(flow, view.source);
             scene.reach(flow, stage::REACHED);
             if !answers {
+                self.hear(number);
                 scene.reach(flow, stage::ANSWERED);
                 self.acknowledge(number, 1, outbox);
                 return Ok(false);
@@ -287,6 +294,7 @@ impl<'a> Answerer<'a> {
         }
         scene.reach(flow, stage::FINISHED);
         if !answers {
+            self.hear(number);
             scene.reach(flow, stage::CLOSED);
             self.acknowledge(number, CLOSING + 1, outbox);
             return Ok(false);
@@ -313,6 +321,7 @@ impl<'a> Answerer<'a> {
             return Err(Fault::Corrupted);
         }
         let flow = scene.flows.get(number as usize).ok_or(Fault::Strayed)?;
+        self.hear(number);
         if view.flags & flag::RST != 0 {
             scene.reach(flow, stage::REFUSED);
             return Ok(false);
@@ -337,6 +346,13 @@ impl<'a> Answerer<'a> {
             let _ = self.latency[1].record(stamp::age(stamp.time, now).clamp(1, LATENCY_MAX));
         }
         Ok(false)
+    }
+
+    #[inline(always)]
+    fn hear(&mut self, flow: u32) {
+        if let Some(heard) = &mut self.heard {
+            heard.push(flow);
+        }
     }
 
     /// The client acknowledges.

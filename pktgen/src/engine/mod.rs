@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod next_hop;
 pub mod silence;
 pub mod sockets;
+pub mod step;
 pub mod turnover;
 pub mod xsk;
 

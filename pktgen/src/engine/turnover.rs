@@ -6,20 +6,19 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use anyhow::Context;
-use dataplane::clock::{self, Instant};
+use dataplane::clock;
 use dataplane::device::Device;
 use dataplane::frame::Outbox;
 use hdrhistogram::Histogram;
 
-use super::Scene;
 use super::answer::{Answerer, CLOSING, path};
 use super::next_hop::Follower;
 use super::sockets::{CLIENT, Worker};
+pub use super::step::{Part, Step};
 use crate::craft::{FRAME_MIN, Template};
 use crate::meter::{Flow, stage};
 use crate::parse::flag;
@@ -30,54 +29,12 @@ use crate::stamp::{self, Stamp, Way};
 
 /// Most connections begun between two looks at what came in.
 const BURST: u64 = 32;
-/// Most connections looked at between two such looks.
+/// Most connections looked at between two such looks, of those whose answers other workers may get.
 const LOOKS: usize = 256;
 /// How long a connection may be overdue and still begin.
 const OVERDUE: Duration = Duration::from_millis(500);
 /// Longest time to an answer that is told apart, in nanoseconds.
 const LATENCY_MAX: u64 = 60_000_000_000;
-
-/// A step of the ramp.
-#[derive(Debug)]
-pub struct Step<'a> {
-    /// The run.
-    pub scene: &'a Scene,
-    /// Connections a second, of all workers together.
-    pub rate: f64,
-    /// Size of a data packet, check sequence included.
-    pub size: u16,
-    /// When the first connection is due.
-    pub start: Instant,
-    /// How long connections begin.
-    pub duration: Duration,
-    /// How long one may take.
-    pub patience: Duration,
-    /// True: begin no more.
-    pub halt: AtomicBool,
-    /// Connections begun and completed so far, for people who wait.
-    pub so_far: [AtomicU64; 2],
-    /// Workers that have nothing left to wait for.
-    pub done: AtomicU64,
-}
-
-/// What one worker brings home: connections.
-#[derive(Clone, Debug)]
-pub struct Part {
-    /// Due.
-    pub due: u64,
-    /// Begun.
-    pub begun: u64,
-    /// Used and closed in order.
-    pub completed: u64,
-    /// Reset.
-    pub refused: u64,
-    /// Given up, by what was waited for: the answer to the opening, the reply, the close.
-    pub silent: [u64; 3],
-    /// Not begun, because every client address and port was still in use.
-    pub unfree: u64,
-    /// From when a connection was due until it was open.
-    pub latency: Histogram<u64>,
-}
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +47,6 @@ enum Wait {
 /// A connection under way.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
-    flow: u32,
     due: u64,
     wait: Wait,
 }
@@ -111,9 +67,17 @@ struct Ring<'a> {
     share: (u32, u32, u32),
     /// Whose turn it is.
     turn: u32,
-    /// Which are under way.
-    busy: Vec<bool>,
-    under_way: VecDeque<Slot>,
+    /// Those under way, by place.
+    slots: Vec<Option<Slot>>,
+    /// How many these are.
+    under_way: u64,
+    /// Place and due time in the order of beginning, those that have ended included: the oldest is
+    /// the next whose patience ends.
+    order: VecDeque<(u32, u64)>,
+    /// Places of which something came, or that found the transmit ring full.
+    ready: Vec<u32>,
+    /// The same of those that are looked at in turn, if other workers may get their answers.
+    rounds: VecDeque<(u32, u64)>,
     part: Part,
 }
 
@@ -125,6 +89,7 @@ pub fn run(worker: &mut Worker, step: &Step<'_>, stop: &AtomicBool) -> anyhow::R
     let tallies = worker.tallies.clone();
     // Every data packet is answered.
     let mut answerer = Answerer::new(step.scene, &tallies, 1.0)?;
+    answerer.heard = Some(Vec::new());
     let mut ring = Ring::new(worker, step)?;
     let pacer = Pacer::new(step.rate).part(worker.id, worker.of);
     let duration = step.duration.as_nanos() as u64;
@@ -140,9 +105,9 @@ pub fn run(worker: &mut Worker, step: &Step<'_>, stop: &AtomicBool) -> anyhow::R
                 ring.part.due = due;
                 next = ring.begin(worker, &pacer, (next, due), at);
             }
-            ring.go_on(worker, at);
+            ring.go_on(worker, at, &mut answerer.heard);
             let over = halted || (at >= duration && next >= due);
-            if over && ring.under_way.is_empty() && !done {
+            if over && ring.under_way == 0 && !done {
                 done = true;
                 step.done.fetch_add(1, Release);
             }
@@ -152,7 +117,7 @@ pub fn run(worker: &mut Worker, step: &Step<'_>, stop: &AtomicBool) -> anyhow::R
             answerer.burst(frames, verdicts, outbox, clock::now().nanos());
         });
     }
-    for slot in std::mem::take(&mut ring.under_way) {
+    for slot in ring.slots.iter().flatten() {
         ring.part.silent[slot.wait as usize] += 1;
     }
     Ok(ring.part)
@@ -188,8 +153,11 @@ impl<'a> Ring<'a> {
             follower: Follower::default(),
             share: (worker.id, worker.of, count),
             turn: 0,
-            busy: vec![false; count as usize],
-            under_way: VecDeque::new(),
+            slots: vec![None; count as usize],
+            under_way: 0,
+            order: VecDeque::new(),
+            ready: Vec::new(),
+            rounds: VecDeque::new(),
             part,
         })
     }
@@ -232,15 +200,16 @@ impl<'a> Ring<'a> {
                 break;
             }
             flow.reach(stage::ASKED);
-            if let Some(busy) = self.busy.get_mut(place as usize) {
-                *busy = true;
+            let due = pacer.at(next);
+            if let Some(slot) = self.slots.get_mut(place as usize) {
+                *slot = Some(Slot { due, wait: Wait::Answer });
             }
             self.turn = (place + 1) % self.share.2.max(1);
-            self.under_way.push_back(Slot {
-                flow: number,
-                due: pacer.at(next),
-                wait: Wait::Answer,
-            });
+            self.under_way += 1;
+            self.order.push_back((place, due));
+            if self.share.1 > 1 {
+                self.rounds.push_back((place, due));
+            }
             self.part.begun += 1;
             self.step.so_far[0].fetch_add(1, Relaxed);
             next += 1;
@@ -253,7 +222,7 @@ impl<'a> Ring<'a> {
         let count = self.share.2;
         (0..count.min(64))
             .map(|step| (self.turn + step) % count)
-            .find(|place| self.busy.get(*place as usize).is_some_and(|busy| !busy))
+            .find(|place| matches!(self.slots.get(*place as usize), Some(None)))
     }
 
     fn opening(&mut self, number: u32) -> &[u8] {
@@ -268,23 +237,77 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// Looks at some that are under way, the oldest first.
-    fn go_on(&mut self, worker: &mut Worker, at: u64) {
-        for _ in 0..self.under_way.len().min(LOOKS) {
-            let Some(mut slot) = self.under_way.pop_front() else { break };
-            let Some(flow) = self.step.scene.flows.get(slot.flow as usize) else { continue };
-            if self.advance(worker, &mut slot, flow, at) {
-                self.under_way.push_back(slot);
-            } else if let Some(busy) =
-                self.busy.get_mut(((slot.flow - self.share.0) / self.share.1) as usize)
+    /// Looks at those of which something came, and gives up those that took too long. A connection
+    /// that is lost costs nothing until then, however many of them there are.
+    fn go_on(&mut self, worker: &mut Worker, at: u64, heard: &mut Option<Vec<u32>>) {
+        let (first, step, _) = self.share;
+        for flow in heard.iter_mut().flat_map(|heard| heard.drain(..)) {
+            // Those of other workers are found by these themselves.
+            if let Some(distance) = flow.checked_sub(first)
+                && distance % step == 0
             {
-                *busy = false;
+                self.ready.push(distance / step);
             }
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        for place in ready.drain(..) {
+            self.look(worker, place, at);
+        }
+        if self.ready.is_empty() {
+            self.ready = ready;
+        }
+        for _ in 0..self.rounds.len().min(LOOKS) {
+            let Some((place, due)) = self.rounds.pop_front() else { break };
+            if self.is_under_way(place, due) {
+                self.look(worker, place, at);
+                self.rounds.push_back((place, due));
+            }
+        }
+        while let Some(&(place, due)) = self.order.front() {
+            if self.is_under_way(place, due) {
+                if at.saturating_sub(due) <= self.step.patience.as_nanos() as u64 {
+                    break;
+                }
+                self.look(worker, place, at);
+                if self.is_under_way(place, due) {
+                    // Its answer came with the last of its patience.
+                    break;
+                }
+            }
+            self.order.pop_front();
         }
     }
 
+    /// Whether the connection that began then is still the one at this place.
+    fn is_under_way(&self, place: u32, due: u64) -> bool {
+        self.slot(place).is_some_and(|slot| slot.due == due)
+    }
+
+    fn slot(&self, place: u32) -> Option<Slot> {
+        self.slots.get(place as usize).copied().flatten()
+    }
+
+    /// Brings the connection at a place on as far as it goes now.
+    fn look(&mut self, worker: &mut Worker, place: u32, at: u64) {
+        let Some(mut slot) = self.slot(place) else { return };
+        let number = self.share.0 + place * self.share.1;
+        let Some(flow) = self.step.scene.flows.get(number as usize) else { return };
+        let more = self.advance(worker, (place, number), &mut slot, flow, at);
+        if let Some(entry) = self.slots.get_mut(place as usize) {
+            *entry = more.then_some(slot);
+        }
+        self.under_way -= u64::from(!more);
+    }
+
     /// Brings a connection on, if it can go on; false if it has come to an end.
-    fn advance(&mut self, worker: &mut Worker, slot: &mut Slot, flow: &Flow, at: u64) -> bool {
+    fn advance(
+        &mut self,
+        worker: &mut Worker,
+        (place, number): (u32, u32),
+        slot: &mut Slot,
+        flow: &Flow,
+        at: u64,
+    ) -> bool {
         if flow.is(stage::REFUSED) {
             self.part.refused += 1;
             return false;
@@ -306,19 +329,22 @@ impl<'a> Ring<'a> {
         match slot.wait {
             Wait::Answer => {
                 let took = at.saturating_sub(slot.due).clamp(1, LATENCY_MAX);
-                if worker.device.send(CLIENT, self.data(slot.flow, flow)) {
+                if worker.device.send(CLIENT, self.data(number, flow)) {
                     let _ = self.part.latency.record(took);
                     slot.wait = Wait::Reply;
+                } else {
+                    self.ready.push(place);
                 }
                 true
             }
             Wait::Reply => {
-                let number = slot.flow;
                 let client = self.step.scene.rules.clients.of(number);
                 let Some(close) = &mut self.packets.close else { return self.complete() };
                 let frame = close.numbered(client, CLOSING, number.wrapping_add(1));
                 if worker.device.send(CLIENT, frame) {
                     slot.wait = Wait::Close;
+                } else {
+                    self.ready.push(place);
                 }
                 true
             }

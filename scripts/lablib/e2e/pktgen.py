@@ -271,6 +271,20 @@ class Pktgen(Group):
             expect(d["received"] == d["sent"] > 0 and trial["limit"] == "none", f"{trial}")
         expect("every step met the criteria" in " ".join(report["notes"]), f"{report['notes']}")
 
+    def connections_that_get_no_answer_do_not_slow_down_the_others(self):
+        # Of four real servers the balancer knows one has moved away: every fourth connection is silent for
+        # its whole patience, thousands at once.
+        report, _ = self._run("cps", "--connections", "20k", "--from", "2k", "--to", "2k", "--steps", "1",
+                              "--step-seconds", "2", "--reals", f"198.19.0.1+{REALS - 1}", "--max-loss", "0.3",
+                              status=None)
+        trial = report["trials"][0]
+        d = trial["requests"]
+        expect(d["sent"] >= 3900 and trial["limit"] != "generator", f"{d} {trial['limit']}")
+        expect(abs(d["received"] - d["sent"] * 3 / 4) <= d["sent"] / 50, f"{trial['ledger']}")
+        silent = self._line(trial, "no answer to the opening")
+        expect(silent == d["lost"] > 900, f"{trial['ledger']}")
+        expect(d["latency"]["p50"] < 50_000_000, f"{d['latency']}")
+
     def good_traffic_stays_whole_beside_a_flood(self):
         report, _ = self._run("flood", "--connections", "200", "--rate", "4kpps", "--syn-flood", "10k",
                               "--udp-flood", "5k", status=None)
