@@ -43,6 +43,9 @@ class GeneratorLab(Lab):
     The generator's interfaces have no addresses: it answers for its clients and real servers itself.
     """
 
+    # More than the balancer's one queue keeps it from native mode.
+    generator_queues = 1
+
     def __init__(self, **options):
         super().__init__(**options)
         self.balancer = Addressed(self.net, "balancer", self.prefix, self.directory)
@@ -65,10 +68,11 @@ class GeneratorLab(Lab):
     def balancer_link(self, interface, mtu=1500, up=True):
         """Makes one of the two pairs (again)."""
         peer = CLIENT if interface == NEAR else SERVER
+        q = self.generator_queues
         third, host = ("18", "ffff:fffe") if interface == NEAR else ("19", "ffff:fffe")
         self.net.batch("balancer", [
             f"link add name {interface} mtu {mtu} numrxqueues 1 numtxqueues 1 type veth "
-            f"peer name {peer} mtu {mtu} numrxqueues 2 numtxqueues 2 netns {self.net.namespace('gen')}",
+            f"peer name {peer} mtu {mtu} numrxqueues {q} numtxqueues {q} netns {self.net.namespace('gen')}",
             f"link set {interface} up",
             f"addr add 198.{third}.255.254/16 dev {interface}",
             f"addr add 2001:db8:{third}::{host}/64 dev {interface} nodad",
@@ -85,14 +89,15 @@ class GeneratorLab(Lab):
 
     def restore_links(self):
         """New pairs: nothing that a test did to the old ones is left."""
+        # Before the namespaces, which take theirs away some time after they are gone themselves.
+        for node, interface in (("balancer", NEAR), ("balancer", FAR), ("gen", CLIENT), ("gen", SERVER)):
+            if any(link["ifname"] == interface for link in self.net.ip(node, "link")):
+                self.net.batch(node, [f"link del {interface}"])
         for node in (WIRE, ROUTER):
             if node in self.net.nodes:
                 expect(not net.remove_namespaces([self.net.namespace(node)]), f"{node} cannot be removed")
                 self.net.nodes.remove(node)
         self.balancer.interfaces = 2
-        for node, interface in (("balancer", NEAR), ("balancer", FAR), ("gen", CLIENT), ("gen", SERVER)):
-            if any(link["ifname"] == interface for link in self.net.ip(node, "link")):
-                self.net.batch(node, [f"link del {interface}"])
         self._links()
 
 
@@ -298,7 +303,14 @@ class Pktgen(Group):
         expect(trial["ledger"][0]["packets"] == good + flood["syn"][1] + flood["udp"][1], f"{trial['ledger']}")
         expect(trial["connections"]["balancer_active"] == 200, f"{trial['connections']}")
 
+    @own_balancer
     def two_cores_share_the_work_at_twenty_thousand_a_second(self):
+        self.lab.generator_queues = 2
+        try:
+            self.lab.restore_links()
+        finally:
+            self.lab.generator_queues = 1
+        self.start()
         report, _ = self._run("load", "--connections", "2k", "--rate", "20kpps", "--cores", "0,1", status=PASSED)
         trial = self._whole(report, 2000)
         expect(report["scenario"]["cores"] == "0,1" and trial["requests"]["due"] >= 9900, f"{trial['requests']}")
