@@ -108,8 +108,32 @@ fn examples_of_the_agent_socket_are_what_is_spoken() {
         assert_eq!(again, message);
         set.insert(message["request"].as_str().or(message["reply"].as_str()).unwrap().to_owned());
     }
-    assert!(requests.iter().eq(["apply", "conns", "hello", "lease", "status"]), "{requests:?}");
-    let all = ["applied", "conns", "error", "hello", "leased", "status"];
+    let all = [
+        "apply",
+        "capture",
+        "captured",
+        "conns",
+        "end-capture",
+        "end-conns",
+        "hello",
+        "lease",
+        "status",
+        "why",
+    ];
+    assert!(requests.iter().eq(all), "{requests:?}");
+    let all = [
+        "applied",
+        "capture-ended",
+        "captured",
+        "capturing",
+        "conns",
+        "ending",
+        "error",
+        "hello",
+        "leased",
+        "status",
+        "why",
+    ];
     assert!(replies.iter().eq(all), "{replies:?}");
 }
 

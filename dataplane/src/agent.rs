@@ -163,6 +163,11 @@ fn answer(runtime: &Runtime, request: Request) -> Reply {
             let (conns, next) = status::conns(runtime, cursor, limit, &filter, clock::now());
             Reply::Conns { conns, next }
         }
+        Request::EndConns { .. }
+        | Request::Why { .. }
+        | Request::Capture { .. }
+        | Request::Captured { .. }
+        | Request::EndCapture => error("not possible yet".into()),
         Request::Hello { .. } | Request::Apply { .. } => error("already answered".into()),
     }
 }

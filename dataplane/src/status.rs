@@ -39,6 +39,7 @@ pub fn status(runtime: &Runtime, now: Instant) -> Status {
         drops,
         events: sum(runtime, Event::ALL, |c, e| c.events(*e), |e| e.name()),
         warnings: shown(&report.warnings),
+        kernel_flows: 0,
     }
 }
 
@@ -115,6 +116,7 @@ fn service(runtime: &Runtime, published: &Published, service: &Service) -> Servi
         listen: service.listen.iter().map(ToString::to_string).collect(),
         forwarding: word(&service.forwarding),
         scheduler: word(&service.scheduler),
+        serves: String::new(),
         reals: reals.into_iter().map(|(id, r)| real(runtime, published, id, r)).collect(),
     }
 }
@@ -148,6 +150,7 @@ fn real(runtime: &Runtime, published: &Published, id: RealId, record: &RealRecor
         bytes_in: total(|c| c.bytes_in.get()),
         packets_out: total(|c| c.packets_out.get()),
         bytes_out: total(|c| c.bytes_out.get()),
+        ..RealStatus::default()
     }
 }
 

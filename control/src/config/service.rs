@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use dataplane_api::service::{
-    Forwarding, Listen, Persistence, Protocol, Real, Scheduler, SchedulerFlags, Service, Timeouts,
-    Weight,
+    Dead, Forwarding, Listen, Persistence, Protocol, Real, Scheduler, SchedulerFlags, Service,
+    Templates, Timeouts, Weight,
 };
 use toml::de::DeValue;
 
@@ -83,7 +83,10 @@ pub(super) fn read(section: &Section<'_>, defaults: Timeouts, sink: &mut Sink) -
         scheduler_flags,
         persistence,
         timeouts,
+        dead: Dead::default(),
+        sorry: false,
         reals,
+        fallback: Vec::new(),
     };
     let name = name.map_or_else(|| section.span.clone(), |n| n.span);
     Placed { service, span: section.span.clone(), name, listen: listen_spans, reals: real_spans }
@@ -230,7 +233,17 @@ fn real(
         }
     };
     let name = name.map_or_else(|| show_address(address, port), |n| n.value.to_owned());
-    Some((Real { name, address, port, weight, upper_threshold, lower_threshold }, text.span))
+    let real = Real {
+        name,
+        address,
+        port,
+        weight,
+        upper_threshold,
+        lower_threshold,
+        down: false,
+        templates: Templates::default(),
+    };
+    Some((real, text.span))
 }
 
 /// Text form of a real's address: `10.0.1.1:80`, `[2001:db8::1]:80`, or the address alone.

@@ -90,6 +90,7 @@ impl Bench {
                 Request::Lease { .. } => Reply::Leased,
                 Request::Status => status(),
                 Request::Conns { .. } => Reply::Conns { conns: vec![], next: None },
+                other => error(&format!("not played: {other:?}")),
             });
         }
     }

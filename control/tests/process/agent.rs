@@ -141,6 +141,7 @@ fn reply(state: &mut State, request: Request) -> Reply {
         }
         Request::Status => Reply::Status(Box::new(status(state))),
         Request::Conns { cursor, limit, filter } => conns(cursor, limit, &filter),
+        other => Reply::Error { message: format!("not played: {other:?}") },
     }
 }
 
@@ -165,6 +166,7 @@ fn status(state: &State) -> Status {
         listen: vec!["192.0.2.10:80".into()],
         forwarding: "nat".into(),
         scheduler: "wrr".into(),
+        serves: "reals".into(),
         reals: vec![real],
     };
     Status {

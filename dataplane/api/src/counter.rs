@@ -97,6 +97,8 @@ counters! {
         TxFull = "tx_full",
         /// Kernel refused the frame (interface gone or down).
         TxError = "tx_error",
+        /// Packet of a connection that was ended by order, or because its real is dead.
+        ConnEnded = "conn_ended",
         /// Packet for us that found no socket of ours on its queue; dropped by the steering program.
         NoSocket = "no_socket",
     }
@@ -139,6 +141,16 @@ counters! {
         TxKick = "tx_kick",
         /// First packet of a connection whose checksum its sender had left to an interface that does not fill it in.
         PartialChecksum = "partial_checksum",
+        /// Connection of a real that is dead, or was told to go, reset: one RST to each side.
+        ConnReset = "conn_reset",
+        /// Connection of a real that was told to go, forgotten.
+        ConnDropped = "conn_dropped",
+        /// Connection of a dead or removed real that went on to another one.
+        ConnMoved = "conn_moved",
+        /// Packet sent to a side of an idle connection that is to be reset, to learn where it is.
+        EndProbe = "end_probe",
+        /// New connection taken by a fallback.
+        FallbackUsed = "fallback_used",
         /// Sleeps of a worker that had nothing to do.
         Sleep = "sleep",
     }

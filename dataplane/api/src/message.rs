@@ -48,6 +48,99 @@ pub enum Request {
         #[serde(default)]
         filter: ConnFilter,
     },
+    /// Ends the connections that a real has now, and the ties of clients to it (persistence).
+    /// [`RealStatus::ending`] counts down how many are left.
+    EndConns {
+        /// Name of the service.
+        service: String,
+        /// The real, which may be a removed one: its address,
+        real: IpAddr,
+        /// and its port as in the snapshot.
+        #[serde(default)]
+        port: Option<u16>,
+        /// In which way.
+        how: How,
+    },
+    /// What would become of a first packet of this client, stage by stage. Changes nothing.
+    Why {
+        /// Who would send it.
+        client: IpAddr,
+        /// From which port; one that no connection has if absent.
+        #[serde(default)]
+        client_port: Option<u16>,
+        /// To which VIP,
+        vip: IpAddr,
+        /// to which port of it,
+        vip_port: u16,
+        /// and by which protocol.
+        protocol: Protocol,
+    },
+    /// Begins to copy frames of chosen flows, one capture at a time. It ends by itself.
+    Capture {
+        /// Which frames.
+        #[serde(default)]
+        filter: CaptureFilter,
+        /// Most frames, 1 to [`CAPTURE_PACKETS_MAX`].
+        packets_max: u32,
+        /// Longest time, 1 to [`CAPTURE_SECONDS_MAX`].
+        seconds: u32,
+        /// Bytes kept of each frame, 64 to [`CAPTURE_BYTES_MAX`].
+        bytes: u16,
+    },
+    /// The captured frames that have not been fetched yet, and whether more are to come.
+    Captured {
+        /// At most this many, 1 to [`CAPTURED_PAGE_MAX`].
+        limit: u32,
+    },
+    /// Ends a capture; frames that have not been fetched are lost.
+    EndCapture,
+}
+
+/// Most frames of one capture.
+pub const CAPTURE_PACKETS_MAX: u32 = 1_000_000;
+/// Longest capture, in seconds.
+pub const CAPTURE_SECONDS_MAX: u32 = 3600;
+/// Most bytes kept of a frame: all of any.
+pub const CAPTURE_BYTES_MAX: u16 = 2048;
+/// Most frames in one page of [`Request::Captured`].
+pub const CAPTURED_PAGE_MAX: u32 = 256;
+
+/// How connections end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// TCP: both sides get an RST, at the next packet of either; idle ones are asked for one. UDP: as
+    /// `move`.
+    Reset,
+    /// They are forgotten, and nobody is told.
+    Drop,
+    /// UDP: the client's next packet goes to another real, if one takes it. TCP: as `reset`.
+    Move,
+}
+
+/// Selects frames to capture; an absent field matches everything. A field is matched by either end of
+/// the packet, as it came in or as it went out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureFilter {
+    /// Client address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<IpAddr>,
+    /// Client port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_port: Option<u16>,
+    /// VIP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vip: Option<IpAddr>,
+    /// Port of the VIP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vip_port: Option<u16>,
+    /// Address of the real. What goes to a real of `direct` does not show it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub real: Option<IpAddr>,
+    /// Protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
 }
 
 /// Selects connections; an absent field matches everything.
@@ -97,11 +190,84 @@ pub enum Reply {
         /// Cursor of the next page; absent at the end.
         next: Option<u64>,
     },
+    /// To `end-conns`.
+    Ending {
+        /// Connections and ties that are to end.
+        conns: u64,
+    },
+    /// To `why`.
+    Why(Box<Why>),
+    /// To `capture`: it runs.
+    Capturing,
+    /// To `captured`.
+    Captured(Box<Captured>),
+    /// To `end-capture`: none runs.
+    CaptureEnded,
     /// The request was not carried out; nothing changed.
     Error {
         /// What, where and what to do about it.
         message: String,
     },
+}
+
+/// What would become of a first packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// What each stage says, up to the first that fails.
+    pub steps: Vec<Step>,
+    /// Name of the real that would get it, if any.
+    pub real: Option<String>,
+    /// Name of the first stage that fails, if any.
+    pub failed: Option<String>,
+}
+
+/// What one stage says of a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Stage: `steering`, `interface`, `lease`, `service`, `source`, `connection`, `persistence`,
+    /// `scheduler`, `next-hop`, `room`.
+    pub stage: String,
+    /// Whether the packet gets past it.
+    pub ok: bool,
+    /// The verdict, in words.
+    pub verdict: String,
+}
+
+/// A page of captured frames.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Captured {
+    /// The frames, each worker's in order.
+    pub frames: Vec<CapturedFrame>,
+    /// Whether more may come. The last page is the one without frames and with `false` here.
+    pub running: bool,
+    /// Frames that matched but were lost, because they were not fetched in time.
+    pub lost: u64,
+    /// Frames that matched but were left out by the limit of frames a second.
+    pub limited: u64,
+}
+
+/// A frame before and after.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapturedFrame {
+    /// When its burst was received: nanoseconds since 1970.
+    pub unix_ns: u64,
+    /// Worker that had it.
+    pub worker: u16,
+    /// Interface it came in on; absent for a packet that xvip made itself.
+    pub rx: Option<String>,
+    /// Its length when it came, in bytes.
+    pub before_len: u32,
+    /// Its bytes when it came, in hexadecimal digits; cut off as asked for.
+    pub before: String,
+    /// What became of it: `sent`, `held` (a fragment that waits), or the name of a
+    /// [`crate::counter::Reason`].
+    pub verdict: String,
+    /// Interface it was sent on.
+    pub tx: Option<String>,
+    /// Its length when it was sent; 0 if it was not.
+    pub after_len: u32,
+    /// Its bytes when it was sent, likewise.
+    pub after: String,
 }
 
 /// State of the data plane at one moment.
@@ -133,6 +299,12 @@ pub struct Status {
     pub events: BTreeMap<String, u64>,
     /// Problems an operator should know, in words; empty when all is well.
     pub warnings: Vec<String>,
+    /// Connections that the kernel was given because a service with [`sorry`] had nobody to serve
+    /// them, and that may go on.
+    ///
+    /// [`sorry`]: crate::service::Service::sorry
+    #[serde(default)]
+    pub kernel_flows: u64,
 }
 
 /// The connection table.
@@ -218,7 +390,10 @@ pub struct ServiceStatus {
     pub forwarding: String,
     /// Scheduler.
     pub scheduler: String,
-    /// The reals, removed ones with live connections included.
+    /// Who takes new connections: `reals`, `fallback`, `sorry` (the kernel) or `nobody`.
+    #[serde(default)]
+    pub serves: String,
+    /// The reals, fallbacks and removed ones with live connections included.
     pub reals: Vec<RealStatus>,
 }
 
@@ -249,6 +424,25 @@ pub struct RealStatus {
     pub packets_out: u64,
     /// Bytes from the real.
     pub bytes_out: u64,
+    /// Found dead.
+    #[serde(default)]
+    pub down: bool,
+    /// Takes connections only while no other does.
+    #[serde(default)]
+    pub fallback: bool,
+    /// Clients tied to it (persistence templates).
+    #[serde(default)]
+    pub templates: u64,
+    /// SYNs that it left unanswered, since start: each that a client repeated, and, where replies pass
+    /// through us, each connection that ended before it was answered.
+    #[serde(default)]
+    pub syn_unanswered: u64,
+    /// SYNs that it answered with an RST, since start; only seen where replies pass through us.
+    #[serde(default)]
+    pub resets: u64,
+    /// Connections and templates that are still to end, by order or because it is down.
+    #[serde(default)]
+    pub ending: u64,
 }
 
 /// One connection.

@@ -196,8 +196,57 @@ pub struct Service {
     /// Idle timeouts; the snapshot's if absent.
     #[serde(default)]
     pub timeouts: Option<Timeouts>,
+    /// What becomes of the connections of reals that are [`Real::down`].
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dead: Dead,
+    /// TCP: while neither a real nor a fallback takes new connections, SYNs are left to the kernel,
+    /// where something else may answer for the VIP. Connections that are there stay where they are,
+    /// and those that the kernel took stay with it when reals return.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sorry: bool,
     /// The reals, in the order in which schedulers see them.
     pub reals: Vec<Real>,
+    /// Take new connections only while none of `reals` does, by the same scheduler. A client is not
+    /// tied to one by persistence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallback: Vec<Real>,
+}
+
+impl Service {
+    /// Reals and fallbacks.
+    pub fn all_reals(&self) -> impl Iterator<Item = &Real> {
+        self.reals.iter().chain(&self.fallback)
+    }
+}
+
+/// What becomes of the connections of a real that is down. Half-open ones (a SYN that nobody has
+/// answered) go to another real with the client's next SYN, whatever is said here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dead {
+    /// They stay; should it come back, they go on.
+    #[default]
+    Keep,
+    /// TCP: both sides get an RST. UDP has none: as `move`.
+    Reset,
+    /// UDP: the client's next packet goes to another real, if one takes it. TCP cannot be moved: as
+    /// `reset`.
+    Move,
+}
+
+/// What ties of clients to a drained real (weight 0, not down) are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Templates {
+    /// Nothing: the client's next connection goes to another real, and its tie with it.
+    #[default]
+    Move,
+    /// The client comes back to it until its tie ends (LVS: quiescent).
+    Honour,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A real server of a service. Identity across snapshots: service, address and port.
@@ -222,6 +271,13 @@ pub struct Real {
     /// upper threshold if absent (as LVS does).
     #[serde(default)]
     pub lower_threshold: Option<u32>,
+    /// Found dead: takes no new connection whatever its weight, nobody is tied to it, and
+    /// [`Service::dead`] says what becomes of those it has.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub down: bool,
+    /// With weight 0: what persistence is worth.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub templates: Templates,
 }
 
 /// Share of new connections, 0 to 65,535. 0 drains: connections stay, new ones go elsewhere.

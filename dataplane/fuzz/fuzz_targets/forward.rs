@@ -60,6 +60,9 @@ fn snapshot() -> Snapshot {
                         mask_v6: 64,
                     }),
                     timeouts: None,
+                    dead: Default::default(),
+                    sorry: false,
+                    fallback: Vec::new(),
                     reals: reals.iter().map(|address| real(ip(address), port)).collect(),
                 });
             }
@@ -86,6 +89,8 @@ fn real(address: IpAddr, port: Option<u16>) -> Real {
         weight: Weight::new(1),
         upper_threshold: None,
         lower_threshold: None,
+        down: false,
+        templates: Default::default(),
     }
 }
 

@@ -89,6 +89,9 @@ pub fn service(name: &str, protocol: Protocol, listen: &[&str], forwarding: Forw
         scheduler_flags: Default::default(),
         persistence: None,
         timeouts: None,
+        dead: Default::default(),
+        sorry: false,
+        fallback: Vec::new(),
         reals: Vec::new(),
     }
 }
@@ -115,6 +118,8 @@ impl With for Service {
             weight: Weight::new(weight),
             upper_threshold: None,
             lower_threshold: None,
+            down: false,
+            templates: Default::default(),
         });
         self
     }

@@ -70,6 +70,8 @@ pub(super) fn snapshot(shape: &Shape) -> Snapshot {
         weight: Weight::default(),
         upper_threshold: None,
         lower_threshold: None,
+        down: false,
+        templates: Default::default(),
     };
     let service = |number: u32| Service {
         name: format!("measured{number}"),
@@ -83,6 +85,9 @@ pub(super) fn snapshot(shape: &Shape) -> Snapshot {
         scheduler_flags: SchedulerFlags::default(),
         persistence: None,
         timeouts: None,
+        dead: Default::default(),
+        sorry: false,
+        fallback: Vec::new(),
         reals: (number * shape.reals..(number + 1) * shape.reals).map(real).collect(),
     };
     Snapshot {
