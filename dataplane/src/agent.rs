@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crossbeam::channel::{Sender, bounded};
-use dataplane_api::message::{CONNS_PAGE_MAX, LINE_MAX, Reply, Request};
+use crossbeam::channel::{Receiver, Sender, bounded};
+use dataplane_api::message::{CONNS_PAGE_MAX, How, LINE_MAX, Reply, Request};
 use dataplane_api::service::Snapshot;
 
 use crate::clock;
@@ -41,12 +41,28 @@ pub struct Apply {
     pub outcome: Sender<Result<Vec<String>, String>>,
 }
 
+/// An order to end connections on its way to the steward, and where the outcome goes: how many.
+pub struct End {
+    /// Name of the service.
+    pub service: String,
+    /// The real.
+    pub real: std::net::IpAddr,
+    /// Its port as in the snapshot.
+    pub port: Option<u16>,
+    /// In which way.
+    pub how: How,
+    /// Outcome.
+    pub outcome: Sender<Result<u64, String>>,
+}
+
 /// What every session needs.
 pub struct Agent {
     /// Set when the first snapshot has been applied.
     pub runtime: Arc<OnceLock<Arc<Runtime>>>,
     /// To the steward.
     pub apply: Sender<Apply>,
+    /// To the steward.
+    pub end: Sender<End>,
     /// Wakes the steward.
     pub wake: UnixStream,
     /// Random for each start.
@@ -119,9 +135,16 @@ impl Agent {
         match request {
             Request::Hello { .. } => self.hello(),
             Request::Apply { snapshot } => self.apply(snapshot),
-            other => match self.runtime.get() {
-                Some(runtime) => answer(runtime, other),
-                None => error("no snapshot has been applied yet".into()),
+            other => match (self.runtime.get(), other) {
+                (Some(_), Request::EndConns { service, real, port, how }) => {
+                    let (outcome, done) = bounded(1);
+                    let end = End { service, real, port, how, outcome };
+                    let sent = self.end.send(end).is_ok();
+                    self.ask_steward(sent, &done)
+                        .map_or_else(|e| e, |conns| Reply::Ending { conns })
+                }
+                (Some(runtime), other) => answer(runtime, other),
+                (None, _) => error("no snapshot has been applied yet".into()),
             },
         }
     }
@@ -129,18 +152,23 @@ impl Agent {
     fn apply(&self, snapshot: Box<Snapshot>) -> Reply {
         let (outcome, done) = bounded(1);
         let sent = self.apply.send(Apply { snapshot, outcome }).is_ok();
+        self.ask_steward(sent, &done)
+            .map_or_else(|e| e, |needs_restart| Reply::Applied { needs_restart })
+    }
+
+    /// Waits for the outcome of what has been sent to the steward.
+    fn ask_steward<T>(&self, sent: bool, done: &Receiver<Result<T, String>>) -> Result<T, Reply> {
         let woken = match (&self.wake).write(&[1]) {
             Ok(_) => true,
             // Somebody has been waking it for long: that will do.
             Err(e) => e.kind() == io::ErrorKind::WouldBlock,
         };
         if !sent || !woken {
-            return error("the data plane is stopping".into());
+            return Err(error("the data plane is stopping".into()));
         }
         match done.recv_timeout(APPLY_TIMEOUT) {
-            Ok(Ok(needs_restart)) => Reply::Applied { needs_restart },
-            Ok(Err(message)) => error(message),
-            Err(_) => error(format!("no answer within {APPLY_TIMEOUT:?}; see the log")),
+            Ok(outcome) => outcome.map_err(error),
+            Err(_) => Err(error(format!("no answer within {APPLY_TIMEOUT:?}; see the log"))),
         }
     }
 }
@@ -163,12 +191,13 @@ fn answer(runtime: &Runtime, request: Request) -> Reply {
             let (conns, next) = status::conns(runtime, cursor, limit, &filter, clock::now());
             Reply::Conns { conns, next }
         }
-        Request::EndConns { .. }
-        | Request::Why { .. }
+        Request::Why { .. }
         | Request::Capture { .. }
         | Request::Captured { .. }
         | Request::EndCapture => error("not possible yet".into()),
-        Request::Hello { .. } | Request::Apply { .. } => error("already answered".into()),
+        Request::Hello { .. } | Request::Apply { .. } | Request::EndConns { .. } => {
+            error("already answered".into())
+        }
     }
 }
 

@@ -38,6 +38,10 @@ pub struct RealCounters {
     pub bytes_out: Counter,
     /// Connections opened.
     pub opened: Counter,
+    /// SYNs left unanswered.
+    pub syn_unanswered: Counter,
+    /// SYNs answered with an RST.
+    pub resets: Counter,
 }
 
 /// Traffic of one interface, as seen by one worker.

@@ -146,7 +146,7 @@ impl Ids {
         }
         for service in &next.services {
             let id = add(&mut ids.services, service.name.clone(), limits::SERVICES, "services")?;
-            for real in &service.reals {
+            for real in service.all_reals() {
                 let identity = RealIdentity::of(ServiceId(id), service.forwarding, real);
                 add(&mut ids.reals, identity, limits::REALS, "real servers")?;
             }
@@ -173,7 +173,7 @@ impl Wanted {
             wanted.services.insert(service.name.clone());
             if let Some(id) = ids.service(&service.name) {
                 let of = |real| RealIdentity::of(id, service.forwarding, real);
-                wanted.reals.extend(service.reals.iter().map(of));
+                wanted.reals.extend(service.all_reals().map(of));
             }
         }
         wanted

@@ -18,6 +18,7 @@ pub mod conn;
 pub mod ids;
 pub mod service;
 pub mod routes;
+pub mod ending;
 pub mod published;
 pub mod rewrite;
 pub mod fragment;

@@ -1,5 +1,7 @@
 //! Every maximum of the data plane, in one place.
 
+use std::time::Duration;
+
 /// Frames processed together; the stages of [`crate::forward`] hide memory latency across them.
 pub const BURST: usize = 64;
 /// Bytes of one frame buffer (one UMEM chunk). A packet and its headroom fit into it.
@@ -39,6 +41,12 @@ pub const CONNECTIONS: u32 = 64 << 20;
 pub const EVICTION_PROBES: u32 = 32;
 /// Entries looked at in one page of a listing: well under a millisecond.
 pub const PAGE_SCAN: u32 = 65_536;
+/// Entries of the table looked at between two bursts for connections that are to end.
+pub const ENDING_STEP: u32 = 1024;
+/// Connections ended, or asked where they are, between two bursts.
+pub const ENDINGS: u32 = 64;
+/// How long connections that are to be reset are asked for a packet, before they are forgotten.
+pub const ENDING_PATIENCE: Duration = Duration::from_secs(30);
 /// Ports tried on one local address before the next one.
 pub const PORT_TRIES: u32 = 1024;
 

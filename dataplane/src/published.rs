@@ -11,9 +11,10 @@ use std::sync::atomic::{
 use dataplane_api::service::Forwarding;
 
 use crate::address::{Address, DeviceId, Mac, RealId};
-use crate::conn::State;
+use crate::conn::{Conn, State};
+use crate::ending::Endings;
 use crate::routes::RouteTable;
-use crate::service::{RealRecord, ServiceTable};
+use crate::service::{Fate, RealRecord, ServiceTable};
 
 /// An interface as the packet path needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,8 @@ pub struct Facts {
     pub devices: Arc<[DeviceInfo]>,
     /// Way of replies to clients; none: back to each client's last hop.
     pub replies: Option<Arc<RouteTable>>,
+    /// Connections that are to end.
+    pub endings: Arc<Endings>,
 }
 
 impl Facts {
@@ -101,6 +104,19 @@ impl Facts {
     #[must_use]
     pub fn hop(&self, real: RealId) -> Option<&Hop> {
         self.hops.get(real.index())
+    }
+
+    /// What is to become of a connection.
+    #[must_use]
+    pub fn fate(&self, conn: &Conn) -> Fate {
+        let real = conn.identity.real;
+        // No order: nearly always.
+        if !self.endings.is_empty()
+            && let Some(ending) = self.endings.get(&real).filter(|e| e.concerns(conn))
+        {
+            return ending.fate(conn);
+        }
+        self.services.real(real).map_or(Fate::Keep, |record| record.fate)
     }
 
     /// An interface.
@@ -132,6 +148,10 @@ pub struct Way {
     pub udp_slack: u32,
 }
 
+/// A slack of which no connection is within, however short it has been idle: keeps the packets of a real off the
+/// express lane.
+const NEVER: u32 = i32::MIN as u32;
+
 impl Way {
     fn of(id: RealId, real: &RealRecord, facts: &Facts) -> Option<Self> {
         let service = facts.services.service(real.service)?;
@@ -141,14 +161,17 @@ impl Way {
         let mut link = [0; 12];
         link[..6].copy_from_slice(&hop.mac.0);
         link[6..].copy_from_slice(&device.mac.0);
+        // Packets of connections that are to end are looked at one by one.
+        let express = real.fate == Fate::Keep && !facts.endings.contains_key(&id);
+        let slack = |state| if express { service.slack(state) } else { NEVER };
         Some(Self {
             address: real.address,
             forwarding: real.forwarding,
             device: hop.device,
             mtu,
             link,
-            tcp_slack: service.slack(State::Established),
-            udp_slack: service.slack(State::Udp),
+            tcp_slack: slack(State::Established),
+            udp_slack: slack(State::Udp),
         })
     }
 }

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane_api::service::{
-    Forwarding, Listen, Persistence, PortRange, Protocol, Real, ReplyPath, Snapshot, Timeouts,
-    Weight,
+    Dead, Forwarding, Listen, Persistence, PortRange, Protocol, Real, ReplyPath, Snapshot,
+    Templates, Timeouts, Weight,
 };
 
 use crate::address::{Address, RealId, ServiceId, VipId};
@@ -17,6 +17,7 @@ use crate::clock::Tick;
 use crate::conn::State;
 use crate::ids::{Ids, RealIdentity};
 use crate::limits;
+use crate::sched::load::Loads;
 use crate::sched::{self, Built, Target};
 use addresses::AddressMap;
 
@@ -49,9 +50,16 @@ pub struct Service {
     pub scheduler: dataplane_api::service::Scheduler,
     /// Persistence, if any.
     pub persistence: Option<Persistence>,
-    /// The reals it chooses from.
+    /// The reals it chooses from; those that are down have weight 0.
     pub targets: Box<[Target]>,
+    /// The reals it chooses from while none of those takes a new connection.
+    pub fallback: Box<[Target]>,
+    /// Whether the kernel gets new connections while none of these does either.
+    pub sorry: bool,
+    /// Reals of weight 0 to which clients with a template still come back.
+    honoured: Box<[RealId]>,
     built: Built,
+    built_fallback: Built,
     shared: Arc<sched::Shared>,
     /// In ticks, by the state's number.
     timeouts: [u32; STATES],
@@ -63,9 +71,58 @@ const STATES: usize = 16;
 impl Service {
     /// Chooses a real for a new connection.
     #[must_use]
-    pub fn pick(&self, request: &sched::Request, loads: &sched::load::Loads) -> Option<&Target> {
-        let index = self.built.pick(request, &self.targets, loads, &self.shared)?;
-        self.targets.get(index)
+    pub fn pick(&self, request: &sched::Request, loads: &Loads) -> Option<&Target> {
+        self.pick_with(request, loads, &self.shared)
+    }
+
+    /// The same, and what the choice moves is `shared`.
+    fn pick_with(
+        &self,
+        request: &sched::Request,
+        loads: &Loads,
+        shared: &sched::Shared,
+    ) -> Option<&Target> {
+        match self.built.pick(request, &self.targets, loads, shared) {
+            Some(index) => self.targets.get(index),
+            None if self.fallback.is_empty() => None,
+            None => {
+                let index = self.built_fallback.pick(request, &self.fallback, loads, shared)?;
+                self.fallback.get(index)
+            }
+        }
+    }
+
+    /// What [`Self::pick`] would choose; nothing moves. For the curious, not for workers: it copies
+    /// the loads of all reals and what the scheduler remembers.
+    #[must_use]
+    pub fn would_pick(&self, request: &sched::Request, loads: &Loads) -> Option<&Target> {
+        self.pick_with(request, &loads.copy(), &self.shared.copy())
+    }
+
+    /// Whether some real or fallback takes new connections, thresholds aside.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.targets.iter().chain(&self.fallback).any(|t| t.weight.get() > 0)
+    }
+
+    /// Whether a real or fallback other than `real` takes a new connection now.
+    #[must_use]
+    pub fn has_other(&self, real: RealId, loads: &Loads) -> bool {
+        let mut all = self.targets.iter().chain(&self.fallback);
+        all.any(|t| t.real != real && t.takes_new(loads))
+    }
+
+    /// Whether this is one of its fallbacks.
+    #[must_use]
+    pub fn is_fallback(&self, real: RealId) -> bool {
+        self.fallback.iter().any(|t| t.real == real)
+    }
+
+    /// Whether clients can be tied to a target: it takes new connections by weight, or by template
+    /// alone.
+    #[must_use]
+    pub fn ties_to(&self, target: &Target) -> bool {
+        target.weight.get() > 0 || self.honoured.contains(&target.real)
     }
 
     /// Ticks without a packet after which a connection in `state` has ended.
@@ -99,11 +156,47 @@ pub struct RealRecord {
     pub weight: Weight,
     /// In the snapshot, or kept only for the connections it still has.
     pub configured: bool,
+    /// Found dead.
+    pub down: bool,
+    /// What is to become of its connections.
+    pub fate: Fate,
     /// Name for people.
     pub name: String,
 }
 
+/// What is to become of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Fate {
+    /// It goes on.
+    #[default]
+    Keep,
+    /// TCP: both sides get an RST.
+    Reset,
+    /// It is forgotten.
+    Drop,
+    /// UDP: the client's next packet goes to another real, if one takes it.
+    Move,
+}
+
+impl Fate {
+    /// Of connections of a real that is down.
+    #[must_use]
+    pub const fn of_dead(dead: Dead, protocol: Protocol) -> Self {
+        match (dead, protocol) {
+            (Dead::Keep, _) => Self::Keep,
+            (Dead::Reset | Dead::Move, Protocol::Tcp) => Self::Reset,
+            (Dead::Reset | Dead::Move, Protocol::Udp) => Self::Move,
+        }
+    }
+}
+
 impl RealRecord {
+    /// Whether nobody should wait for an answer of it.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.down || !self.configured
+    }
+
     /// Whether packets from `address` can be its replies to clients, passing through us: only `nat`
     /// has such.
     #[inline(always)]
@@ -170,6 +263,7 @@ impl ServiceTable {
         for service in &snapshot.services {
             table.compile_service(snapshot, service, ids, previous)?;
         }
+        table.move_removed();
         let vips: Vec<_> = snapshot.services.iter().flat_map(|s| &s.listen).collect();
         let mut classes = Vec::new();
         for listen in vips {
@@ -207,12 +301,25 @@ impl ServiceTable {
                 forwarding: identity.forwarding,
                 weight: Weight::DRAINED,
                 configured: false,
+                down: false,
+                fate: Fate::Keep,
                 name: before.map_or_else(|| identity.address.to_string(), |r| r.name.clone()),
             });
         }
         for service in previous.into_iter().flat_map(|p| p.services.iter().flatten()) {
             if ids.service(&service.name) == Some(service.id) {
                 *slot(&mut self.services, service.id.index()) = Some(Arc::clone(service));
+            }
+        }
+    }
+
+    /// Nobody misses a connection of UDP, and to go on sending to a server that was taken away helps
+    /// nobody.
+    fn move_removed(&mut self) {
+        for real in self.reals.iter_mut().flatten().filter(|r| !r.configured) {
+            let service = self.services.get(real.service.index()).and_then(Option::as_ref);
+            if service.is_some_and(|s| s.protocol == Protocol::Udp) {
+                real.fate = Fate::Move;
             }
         }
     }
@@ -226,7 +333,7 @@ impl ServiceTable {
     ) -> Result<(), String> {
         let id = ids.service(&service.name).ok_or("a service has no number")?;
         let mut targets = Vec::with_capacity(service.reals.len());
-        for real in &service.reals {
+        for real in service.all_reals() {
             let identity = RealIdentity::of(id, service.forwarding, real);
             let real_id = ids.real(&identity).ok_or("a real server has no number")?;
             *slot(&mut self.reals, real_id.index()) = Some(RealRecord {
@@ -236,10 +343,21 @@ impl ServiceTable {
                 forwarding: service.forwarding,
                 weight: real.weight,
                 configured: true,
+                down: real.down,
+                fate: match real.down {
+                    true => Fate::of_dead(service.dead, service.protocol),
+                    false => Fate::Keep,
+                },
                 name: real.name.clone(),
             });
             targets.push(target(real, real_id));
         }
+        let honours = |(real, target): (&Real, &Target)| {
+            let tied = !real.down && real.weight.get() == 0;
+            (tied && real.templates == Templates::Honour).then_some(target.real)
+        };
+        let honoured = service.reals.iter().zip(&targets).filter_map(honours).collect();
+        let fallback = targets.split_off(service.reals.len());
         for listen in &service.listen {
             let vip = ids.vip(listen.address).ok_or("a VIP has no number")?;
             slot(&mut self.vips, vip.index()).listeners.push((service.protocol, listen.ports, id));
@@ -256,7 +374,11 @@ impl ServiceTable {
             scheduler: service.scheduler,
             persistence: service.persistence,
             built: Built::build(service.scheduler, service.scheduler_flags, &targets),
+            built_fallback: Built::build(service.scheduler, service.scheduler_flags, &fallback),
             targets: targets.into(),
+            fallback: fallback.into(),
+            sorry: service.sorry,
+            honoured,
             shared,
             timeouts: ticks(
                 &service.timeouts.unwrap_or(snapshot.timeouts),
@@ -373,7 +495,7 @@ fn target(real: &Real, id: RealId) -> Target {
         real: id,
         address: real.address.into(),
         port: real.port.unwrap_or(0),
-        weight: real.weight,
+        weight: if real.down { Weight::DRAINED } else { real.weight },
         upper_threshold: real.upper_threshold,
         lower_threshold: real.lower_threshold,
     }

@@ -15,6 +15,7 @@ use crate::clock::{Instant, Tick};
 use crate::conn::{self, Ports, State};
 use crate::published::{HopState, Published};
 use crate::runtime::Runtime;
+use crate::sched::Target;
 use crate::service::{RealRecord, Service};
 
 /// Everything but connections.
@@ -105,10 +106,12 @@ fn workers(runtime: &Runtime) -> Vec<WorkerStatus> {
 
 fn service(runtime: &Runtime, published: &Published, service: &Service) -> ServiceStatus {
     let reals = published.services.reals().filter(|(id, r)| {
-        r.service == service.id && (r.configured || runtime.forward.loads.of(*id).total() > 0)
+        let load = runtime.forward.loads.of(*id);
+        r.service == service.id && (r.configured || load.total() + load.templates() > 0)
     });
     let mut reals: Vec<(RealId, &RealRecord)> = reals.collect();
-    let place = |id: RealId| service.targets.iter().position(|t| t.real == id);
+    let targets = service.targets.iter().chain(&service.fallback);
+    let place = |id: RealId| targets.clone().position(|t| t.real == id);
     reals.sort_by_key(|(id, _)| (place(*id).unwrap_or(usize::MAX), *id));
     ServiceStatus {
         name: service.name.clone(),
@@ -116,13 +119,28 @@ fn service(runtime: &Runtime, published: &Published, service: &Service) -> Servi
         listen: service.listen.iter().map(ToString::to_string).collect(),
         forwarding: word(&service.forwarding),
         scheduler: word(&service.scheduler),
-        serves: String::new(),
+        serves: serves(runtime, service).to_owned(),
         reals: reals.into_iter().map(|(id, r)| real(runtime, published, id, r)).collect(),
+    }
+}
+
+/// Who takes new connections.
+fn serves(runtime: &Runtime, service: &Service) -> &'static str {
+    let takes = |t: &&Target| t.takes_new(&runtime.forward.loads);
+    if service.targets.iter().any(|t| takes(&t)) {
+        "reals"
+    } else if service.fallback.iter().any(|t| takes(&t)) {
+        "fallback"
+    } else if service.sorry && !service.is_served() {
+        "sorry"
+    } else {
+        "nobody"
     }
 }
 
 fn real(runtime: &Runtime, published: &Published, id: RealId, record: &RealRecord) -> RealStatus {
     let load = runtime.forward.loads.of(id);
+    let services = &published.services;
     let total = |get: fn(&crate::counters::RealCounters) -> u64| {
         runtime.workers.iter().map(|w| get(w.counters.real(id))).sum()
     };
@@ -150,7 +168,12 @@ fn real(runtime: &Runtime, published: &Published, id: RealId, record: &RealRecor
         bytes_in: total(|c| c.bytes_in.get()),
         packets_out: total(|c| c.packets_out.get()),
         bytes_out: total(|c| c.bytes_out.get()),
-        ..RealStatus::default()
+        down: record.down,
+        fallback: services.service(record.service).is_some_and(|s| s.is_fallback(id)),
+        templates: u64::from(load.templates()),
+        syn_unanswered: total(|c| c.syn_unanswered.get()),
+        resets: total(|c| c.resets.get()),
+        ending: published.endings.get(&id).map_or(0, |ending| u64::from(ending.left())),
     }
 }
 

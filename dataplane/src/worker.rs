@@ -16,7 +16,7 @@ use crate::clock::{self, Instant};
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::device::xsk::{Port, XskDevice};
-use crate::forward::{Local, Pipeline, Tables};
+use crate::forward::{self, Ender, Local, Pipeline, Tables};
 use crate::frame::Outbox;
 use crate::published::Published;
 use crate::runtime::Runtime;
@@ -70,6 +70,8 @@ impl Worker {
         let counters = &share.counters;
         let mut pipeline = Pipeline::default();
         let mut local = Local::new(self.number, runtime.workers.len());
+        let capacity = runtime.forward.conns.capacity();
+        let mut ender = Ender::new(self.number, runtime.workers.len(), capacity);
         let mut sweeper = Sweeper::new(self.number, &runtime);
         let (mut version, mut published) = (runtime.cell.version(), runtime.cell.get());
         let mut busy_until = clock::now();
@@ -99,7 +101,8 @@ impl Worker {
                 counters.busy_polls.add(1);
                 busy_until = now.after(SPIN);
             }
-            let behind = sweeper.sweep(&runtime, &published, counters, now);
+            let ending = ender.step(&mut self.device, &mut tables);
+            let behind = ending | sweeper.sweep(&runtime, &published, counters, now);
             if self.poll == Poll::Adaptive && !behind && polled == 0 && now > busy_until {
                 counters.event(Event::Sleep);
                 self.device.wait(NAP);
@@ -171,10 +174,7 @@ impl Sweeper {
             step as u32,
             tick,
             |conn| services.service(conn.identity.service).map_or(0, |s| s.timeout(conn.state)),
-            |conn| {
-                runtime.forward.ended(&conn);
-                counters.event(Event::ConnExpired);
-            },
+            |conn| forward::expired(&conn, &runtime.forward, services, counters),
         );
         self.cursor += step;
         if self.cursor >= self.last {

@@ -117,6 +117,7 @@ fn published() -> Published {
         hops: hops.collect(),
         devices: Arc::new([device(0), device(1)]),
         replies: None,
+        endings: Arc::default(),
     })
 }
 

@@ -6,6 +6,8 @@
 
 mod client;
 mod deliver;
+mod ender;
+mod ending;
 mod express;
 mod find;
 mod observe;
@@ -28,13 +30,16 @@ use crate::published::Published;
 use crate::rewrite::nat::Endpoint;
 use crate::routes::Asks;
 use crate::sched::load::Loads;
-use crate::service::{Class, RealRecord};
+use crate::service::{Class, RealRecord, ServiceTable};
 use crate::wire::packet::{self, Fragment, Kind, Packet};
 
 use deliver::deliver;
 pub use deliver::{Delivery, Paths};
+pub use ender::Ender;
+use ending::Course;
 use express::{Lane, Slot};
 use observe::observe;
+use open::Arrival;
 
 /// What all workers share.
 pub struct Shared {
@@ -56,12 +61,26 @@ impl Shared {
     /// Puts right what hangs on a connection that has left the table.
     pub fn ended(&self, conn: &conn::Conn) {
         let identity = &conn.identity;
-        if conn.state != State::Template {
-            self.loads.of(identity.real).closed(conn.state.is_active());
+        let load = self.loads.of(identity.real);
+        if conn.state == State::Template {
+            load.untied();
+        } else {
+            load.closed(conn.state.is_active());
         }
         if let Some((local, port)) = identity.local {
             self.ports.release(identity.protocol, local, port);
         }
+    }
+}
+
+/// Settles a connection whose time was up: counted, and, if its real never answered, noted as such.
+pub fn expired(conn: &conn::Conn, shared: &Shared, services: &ServiceTable, counters: &Counters) {
+    shared.ended(conn);
+    counters.event(Event::ConnExpired);
+    let two_way = |r: &RealRecord| !r.forwarding.is_one_way();
+    let unanswered = conn.state == State::SynReceived && !conn.synack;
+    if unanswered && services.real(conn.identity.real).is_some_and(two_way) {
+        counters.real(conn.identity.real).syn_unanswered.add(1);
     }
 }
 
@@ -254,6 +273,21 @@ fn request(
     let hash = tables.shared.conns.hash(packet.source, packet.source_port, packet.protocol);
     let found =
         find::of_vip(hash, sender(packet), (vip, packet.destination_port), packet.protocol, tables);
+    let hop = LastHop { mac: source_mac(frame), device: frame.device() };
+    let arrival = Arrival { packet, vip, hash, last_hop: hop };
+    let mut moved = None;
+    let found = match found {
+        Some(found) => match ending::from_client(frame, &arrival, &found, outbox, tables) {
+            Course::On => Some(found),
+            Course::Anew => None,
+            Course::Moved(to) => {
+                moved = Some(to);
+                None
+            }
+            Course::Done(verdict) => return verdict,
+        },
+        None => None,
+    };
     let known = found.and_then(|found| {
         let one_way = tables.real(&found.conn.identity)?.forwarding.is_one_way();
         let direction = if one_way { Direction::FromClientOnly } else { Direction::FromClient };
@@ -265,9 +299,8 @@ fn request(
             conn.identity
         }
         None => {
-            let hop = LastHop { mac: source_mac(frame), device: frame.device() };
             open::note_checksum(frame, packet, tables);
-            match open::open(packet, vip, hash, hop, tables) {
+            match moved.unwrap_or_else(|| open::open(&arrival, tables)) {
                 Ok(identity) => identity,
                 Err(reason) => return Verdict::Drop(reason),
             }
@@ -320,6 +353,9 @@ fn answer(
     tables: &mut Tables<'_>,
 ) -> Verdict {
     let Some(found) = found else { return Verdict::Drop(Reason::NoReplyConnection) };
+    if let Some(verdict) = ending::from_real(frame, packet, &found, outbox, tables) {
+        return verdict;
+    }
     if !observe(&found, packet, Direction::FromReal, tables) {
         return Verdict::Drop(Reason::NoReplyConnection);
     }

@@ -5,9 +5,9 @@ use dataplane_api::counter::Event;
 use super::Tables;
 use super::open::refresh_template;
 use crate::conn::tcp::{self, Direction, Step};
-use crate::conn::{Found, Handle, State};
-use crate::service::Service;
-use crate::wire::packet::{Kind, Packet};
+use crate::conn::{Conn, Found, Handle, State};
+use crate::service::{Fate, Service};
+use crate::wire::packet::{Kind, Packet, TcpFlags};
 
 /// Lets the connection see the packet: state, time of last use. False if the connection is over and
 /// the packet has to open a new one (it has been removed then).
@@ -62,10 +62,13 @@ fn note(found: &Found, packet: &Packet, direction: Direction, tables: &Tables<'_
     let service = tables.published.services.service(conn.identity.service);
     let (idle, timeout) = (tick.since(conn.seen), service.map_or(0, |s| s.timeout(conn.state)));
     if idle > timeout {
-        remove(found.handle, Event::ConnExpired, tables);
+        expire(found.handle, tables);
         return Noted::Over;
     }
     let (state, synack) = if packet.kind == Kind::Tcp {
+        if packet.tcp_flags.has(TcpFlags::SYN) && conn.state == State::SynReceived {
+            note_repeated(conn, direction, tables);
+        }
         match tcp::next(conn.state, conn.synack, direction, packet.tcp_flags) {
             Step::To(state, synack) => (state, synack),
             Step::Reopen => {
@@ -81,7 +84,14 @@ fn note(found: &Found, packet: &Packet, direction: Direction, tables: &Tables<'_
         return Noted::Kept;
     }
     // A copy: only what is lent to a function that is not inlined must lie in memory.
-    if touch(*found, state, synack, service, tables) { Noted::Kept } else { Noted::Overtaken }
+    if !touch(*found, state, synack, service, tables) {
+        return Noted::Overtaken;
+    }
+    if conn.state == State::SynReceived && state == State::Close && direction == Direction::FromReal
+    {
+        tables.counters.real(conn.identity.real).resets.add(1);
+    }
+    Noted::Kept
 }
 
 /// Writes what a packet changed; false if another worker has changed the connection meanwhile.
@@ -111,14 +121,31 @@ fn touch(
     let active = state.is_active() && !conn.state.is_active();
     if (active || tables.now.tick().0 >> 4 != conn.seen.0 >> 4)
         && let Some(service) = service.filter(|s| s.persistence.is_some())
+        && tables.published.fate(conn) == Fate::Keep
     {
         refresh_template(service, &conn.identity, tables);
     }
     true
 }
 
+/// Its client has sent a SYN again, so it has not heard of the real.
 #[cold]
-fn remove(handle: Handle, why: Event, tables: &Tables<'_>) {
+fn note_repeated(conn: &Conn, direction: Direction, tables: &Tables<'_>) {
+    if !conn.synack && direction != Direction::FromReal {
+        tables.counters.real(conn.identity.real).syn_unanswered.add(1);
+    }
+}
+
+#[cold]
+fn expire(handle: Handle, tables: &Tables<'_>) {
+    if let Some(conn) = tables.shared.conns.remove(&handle) {
+        super::expired(&conn, tables.shared, &tables.published.services, tables.counters);
+    }
+}
+
+/// Ends a connection, whatever it was.
+#[cold]
+pub(super) fn remove(handle: Handle, why: Event, tables: &Tables<'_>) {
     if let Some(conn) = tables.shared.conns.remove(&handle) {
         tables.shared.ended(&conn);
         tables.event(why);

@@ -3,14 +3,15 @@
 use dataplane_api::counter::{Event, Reason};
 use dataplane_api::service::Forwarding;
 
-use super::Tables;
 use super::deliver::next_hop;
+use super::{Shared, Tables};
 use crate::address::{Address, RealId, VipId};
-use crate::conn::{Conn, Hash, Identity, LastHop, Outcome, Reservation, State};
+use crate::clock::Instant;
+use crate::conn::{Conn, Found, Hash, Identity, LastHop, Outcome, Reservation, State, Table};
 use crate::frame::Frame;
-use crate::sched::load::Loads;
+use crate::published::Published;
 use crate::sched::{Request, Target};
-use crate::service::{Class, Service};
+use crate::service::{Class, Fate, Service};
 use crate::wire::checksum;
 use crate::wire::packet::{Kind, Packet, TcpFlags};
 
@@ -20,13 +21,8 @@ use crate::wire::packet::{Kind, Packet, TcpFlags};
 /// # Errors
 /// Why there is none.
 #[inline(never)]
-pub(super) fn open(
-    packet: &Packet,
-    vip: VipId,
-    hash: Hash,
-    last_hop: LastHop,
-    tables: &mut Tables<'_>,
-) -> Result<Identity, Reason> {
+pub(super) fn open(arrival: &Arrival<'_>, tables: &mut Tables<'_>) -> Result<Identity, Reason> {
+    let Arrival { packet, vip, .. } = *arrival;
     let published = tables.published;
     let services = &published.services;
     let service =
@@ -40,26 +36,47 @@ pub(super) fn open(
         return Err(Reason::BadSource);
     }
     let target = choose(service, packet, tables).ok_or(Reason::NoReal)?;
-    let opening = Opening { packet, vip, hash, last_hop, service };
-    let opened = match opening.towards(target, tables) {
-        Err(Reason::ReplyConflict) => opening.elsewhere(target, tables)?,
-        other => other?,
-    };
-    // A template cannot be evicted, so strangers may make only so many: above that it waits until
-    // the connection is more than half open.
-    let conns = &tables.shared.conns;
-    if service.persistence.is_some() && conns.templates() < conns.half_open_max() {
-        refresh_template(service, &opened, tables);
+    Opening { arrival, service }.place(target, tables)
+}
+
+/// Gives a connection another real, because its own is gone or has to go; by its client's packet,
+/// which goes to the new one. None, and nothing changed, if no other real takes it.
+#[cold]
+pub(super) fn reopen(
+    arrival: &Arrival<'_>,
+    found: &Found,
+    tables: &mut Tables<'_>,
+) -> Option<Result<Identity, Reason>> {
+    let Arrival { packet, vip, .. } = *arrival;
+    let published = tables.published;
+    let service = published.services.find(vip, packet.protocol, packet.destination_port)?;
+    let old = found.conn.identity.real;
+    if !service.has_other(old, &tables.shared.loads) {
+        return None;
     }
-    Ok(opened)
+    let target = choose(service, packet, tables).filter(|t| t.real != old)?;
+    next_hop(target.real, tables).ok()?;
+    if let Some(conn) = tables.shared.conns.remove(&found.handle) {
+        tables.shared.ended(&conn);
+        tables.event(Event::ConnMoved);
+    }
+    Some(Opening { arrival, service }.place(target, tables))
+}
+
+/// A first packet, and what is known of it.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival<'a> {
+    pub(super) packet: &'a Packet,
+    pub(super) vip: VipId,
+    /// Of the client's side.
+    pub(super) hash: Hash,
+    /// Where it came from.
+    pub(super) last_hop: LastHop,
 }
 
 /// A connection to be.
 struct Opening<'a> {
-    packet: &'a Packet,
-    vip: VipId,
-    hash: Hash,
-    last_hop: LastHop,
+    arrival: &'a Arrival<'a>,
     service: &'a Service,
 }
 
@@ -67,19 +84,38 @@ struct Opening<'a> {
 const CANDIDATES: usize = 8;
 
 impl Opening<'_> {
+    /// Opens it to `target`, or to another if that cannot be.
+    fn place(&self, target: &Target, tables: &mut Tables<'_>) -> Result<Identity, Reason> {
+        let service = self.service;
+        let opened = match self.towards(target, tables) {
+            Err(Reason::ReplyConflict) => self.elsewhere(target, tables)?,
+            other => other?,
+        };
+        if service.is_fallback(opened.real) {
+            tables.event(Event::FallbackUsed);
+        }
+        // A template cannot be evicted, so strangers may make only so many: above that it waits
+        // until the connection is more than half open.
+        let conns = &tables.shared.conns;
+        if service.persistence.is_some() && conns.templates() < conns.half_open_max() {
+            refresh_template(service, &opened, tables);
+        }
+        Ok(opened)
+    }
+
     fn towards(&self, target: &Target, tables: &mut Tables<'_>) -> Result<Identity, Reason> {
-        let packet = self.packet;
+        let Arrival { packet, vip, hash, last_hop } = *self.arrival;
         // Not opened if its first packet cannot be sent on: the next SYN may find another real.
         next_hop(target.real, tables)?;
         let reservation = tables
             .shared
             .conns
-            .reserve(self.hash, &mut |why, conn| tables.make_way(why, &conn))
+            .reserve(hash, &mut |why, conn| tables.make_way(why, &conn))
             .ok_or(Reason::TableFull)?;
         let mut identity = Identity {
             client: packet.source,
             client_port: packet.source_port,
-            vip: self.vip,
+            vip,
             vip_port: packet.destination_port,
             protocol: packet.protocol,
             service: self.service.id,
@@ -90,7 +126,7 @@ impl Opening<'_> {
         if self.service.forwarding == Forwarding::Fullnat {
             identity.local = Some(local_port(packet, target, &reservation, tables)?);
         }
-        insert(reservation, self.hash, identity, self.last_hop, packet, tables)
+        insert(reservation, hash, identity, last_hop, packet, tables)
     }
 
     /// Another real, as the one the scheduler wants is taken: one client port talks to it already,
@@ -98,7 +134,7 @@ impl Opening<'_> {
     #[cold]
     fn elsewhere(&self, taken: &Target, tables: &mut Tables<'_>) -> Result<Identity, Reason> {
         let loads = &tables.shared.loads;
-        let open = |t: &&Target| t.real != taken.real && takes_new(t, loads);
+        let open = |t: &&Target| t.real != taken.real && t.takes_new(loads);
         for target in self.service.targets.iter().filter(open).take(CANDIDATES) {
             if let Ok(identity) = self.towards(target, tables) {
                 return Ok(identity);
@@ -106,11 +142,6 @@ impl Opening<'_> {
         }
         Err(Reason::ReplyConflict)
     }
-}
-
-fn takes_new(target: &Target, loads: &Loads) -> bool {
-    target.weight.get() > 0
-        && !loads.of(target.real).overloaded(target.upper_threshold, target.lower_threshold)
 }
 
 /// Counts first packets whose checksum was left to hardware that is not there: the real will drop
@@ -129,30 +160,50 @@ pub(super) fn note_checksum(frame: &Frame<'_>, packet: &Packet, tables: &Tables<
 
 /// By template if the service is persistent and the client has one, else by the scheduler.
 fn choose<'a>(service: &'a Service, packet: &Packet, tables: &Tables<'_>) -> Option<&'a Target> {
-    let shared = tables.shared;
-    let mut client = packet.source;
-    if let Some(persistence) = service.persistence {
-        client = client.masked(persistence.mask_v4, persistence.mask_v6);
-        let key = template_key(service, client);
-        let found =
-            shared.conns.find_now(template_hash(&key, tables), |id| same_template(id, &key));
-        let fresh = found
-            .filter(|f| tables.now.tick().since(f.conn.seen) <= service.timeout(State::Template));
-        let kept =
-            fresh.and_then(|f| service.targets.iter().find(|t| t.real == f.conn.identity.real));
-        if let Some(target) = kept.filter(|t| takes_new(t, &shared.loads)) {
-            tables.event(Event::PersistenceHit);
-            return Some(target);
-        }
+    let Tables { published, shared, now, .. } = *tables;
+    if let Some(target) = tied(service, packet.source, published, shared, now) {
+        tables.event(Event::PersistenceHit);
+        return Some(target);
     }
-    let request = Request {
+    service.pick(&request(service, packet, now), &shared.loads)
+}
+
+/// The real that persistence ties a client to, if it takes the client.
+pub(super) fn tied<'a>(
+    service: &'a Service,
+    client: Address,
+    published: &Published,
+    shared: &Shared,
+    now: Instant,
+) -> Option<&'a Target> {
+    let persistence = service.persistence?;
+    let key = template_key(service, client.masked(persistence.mask_v4, persistence.mask_v6));
+    let hash = template_hash(&key, &shared.conns);
+    let found = shared.conns.find_now(hash, |id| same_template(id, &key))?;
+    let fresh = now.tick().since(found.conn.seen) <= service.timeout(State::Template);
+    if !fresh || published.fate(&found.conn) != Fate::Keep {
+        return None;
+    }
+    let target = service.targets.iter().find(|t| t.real == found.conn.identity.real)?;
+    let load = shared.loads.of(target.real);
+    let takes =
+        service.ties_to(target) && !load.overloaded(target.upper_threshold, target.lower_threshold);
+    takes.then_some(target)
+}
+
+/// What a scheduler is asked.
+pub(super) fn request(service: &Service, packet: &Packet, now: Instant) -> Request {
+    let (client, client_port) = match service.persistence {
+        Some(persistence) => (packet.source.masked(persistence.mask_v4, persistence.mask_v6), 0),
+        None => (packet.source, packet.source_port),
+    };
+    Request {
         client,
-        client_port: if service.persistence.is_some() { 0 } else { packet.source_port },
+        client_port,
         destination: packet.destination,
         destination_port: packet.destination_port,
-        now: tables.now,
-    };
-    service.pick(&request, &shared.loads)
+        now,
+    }
 }
 
 fn local_port(
@@ -261,8 +312,8 @@ fn template_key(service: &Service, client: Address) -> Identity {
     }
 }
 
-fn template_hash(key: &Identity, tables: &Tables<'_>) -> Hash {
-    tables.shared.conns.hash(key.client, key.client_port, key.protocol)
+fn template_hash(key: &Identity, conns: &Table) -> Hash {
+    conns.hash(key.client, key.client_port, key.protocol)
 }
 
 fn same_template(identity: &Identity, key: &Identity) -> bool {
@@ -277,10 +328,15 @@ fn same_template(identity: &Identity, key: &Identity) -> bool {
 #[cold]
 pub(super) fn refresh_template(service: &Service, identity: &Identity, tables: &Tables<'_>) {
     let Some(persistence) = service.persistence else { return };
+    let target = |real| service.targets.iter().find(|t| t.real == real);
+    // Nobody is tied to a fallback, nor to a real that would not take the client again.
+    if !target(identity.real).is_some_and(|t| service.ties_to(t)) {
+        return;
+    }
     let conns = &tables.shared.conns;
     let client = identity.client.masked(persistence.mask_v4, persistence.mask_v6);
     let mut key = template_key(service, client);
-    let hash = template_hash(&key, tables);
+    let hash = template_hash(&key, conns);
     let now = tables.now.tick();
     if let Some(found) = conns.find_now(hash, |id| same_template(id, &key)) {
         let fresh = now.since(found.conn.seen) <= service.timeout(State::Template);
@@ -289,14 +345,12 @@ pub(super) fn refresh_template(service: &Service, identity: &Identity, tables: &
             return;
         }
         // An older connection of the client does not bring back the real that it has moved from.
-        let moved = fresh
-            && service
-                .targets
-                .iter()
-                .any(|t| t.real == found.conn.identity.real && t.weight.get() > 0);
-        if moved || conns.remove(&found.handle).is_none() {
+        let tied = target(found.conn.identity.real).is_some_and(|t| service.ties_to(t));
+        if fresh && tied && tables.published.fate(&found.conn) == Fate::Keep {
             return;
         }
+        let Some(old) = conns.remove(&found.handle) else { return };
+        tables.shared.ended(&old);
     }
     key.real = identity.real;
     let conn = Conn {
@@ -309,7 +363,12 @@ pub(super) fn refresh_template(service: &Service, identity: &Identity, tables: &
     };
     let mut ended = |why, conn| tables.make_way(why, &conn);
     if let Some(reservation) = conns.reserve(hash, &mut ended) {
+        let load = tables.shared.loads.of(identity.real);
+        load.tied();
         // A full table costs the client its persistence, nothing else.
-        let _ = conns.insert(reservation, hash, &conn, |_| false, &mut ended);
+        let outcome = conns.insert(reservation, hash, &conn, |_| false, &mut ended);
+        if !matches!(outcome, Outcome::Inserted(_)) {
+            load.untied();
+        }
     }
 }

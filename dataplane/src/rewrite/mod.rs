@@ -14,6 +14,7 @@ pub mod fragment_v4;
 pub mod icmp;
 pub mod mss;
 pub mod nat;
+pub mod reset;
 #[cfg(test)]
 mod testing;
 pub mod tunnel;

@@ -82,6 +82,18 @@ impl Cache {
         first.store(lane(real), Relaxed);
     }
 
+    /// What is in it now.
+    pub(super) fn copy(&self) -> Self {
+        let number = |n: &AtomicU64| AtomicU64::new(n.load(Relaxed));
+        let copy = |entry: &Entry| Entry {
+            tag: number(&entry.tag),
+            reals: entry.reals.each_ref().map(number),
+            used: entry.used.load(Relaxed).into(),
+            changed: entry.changed.load(Relaxed).into(),
+        };
+        Self(self.0.iter().map(copy).collect())
+    }
+
     fn set(&self, destination: Address) -> (u64, &[Entry]) {
         let tag = hash(destination, 0, REQUEST).max(1);
         let first = scale(tag, ENTRIES / WAYS) * WAYS;

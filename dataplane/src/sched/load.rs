@@ -11,6 +11,7 @@ use crate::limits;
 pub struct Load {
     active: AtomicU32,
     inactive: AtomicU32,
+    templates: AtomicU32,
     overloaded: AtomicBool,
 }
 
@@ -27,7 +28,23 @@ impl Load {
         self.inactive.load(Relaxed)
     }
 
-    /// Both.
+    /// Clients tied to it.
+    #[must_use]
+    pub fn templates(&self) -> u32 {
+        self.templates.load(Relaxed)
+    }
+
+    /// A client was tied to it.
+    pub fn tied(&self) {
+        self.templates.fetch_add(1, Relaxed);
+    }
+
+    /// A client is tied to it no longer.
+    pub fn untied(&self) {
+        let _ = self.templates.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
+    }
+
+    /// Connections of both kinds.
     #[must_use]
     pub fn total(&self) -> u32 {
         self.active().saturating_add(self.inactive())
@@ -77,6 +94,18 @@ impl Default for Loads {
 }
 
 impl Loads {
+    /// What they are now.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let copy = |load: &Load| Load {
+            active: load.active().into(),
+            inactive: load.inactive().into(),
+            templates: load.templates().into(),
+            overloaded: load.overloaded.load(Relaxed).into(),
+        };
+        Self(self.0.iter().map(copy).collect())
+    }
+
     /// The load of one real.
     #[must_use]
     pub fn of(&self, real: RealId) -> &Load {

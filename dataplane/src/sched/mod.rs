@@ -74,6 +74,11 @@ pub struct Target {
 
 impl Target {
     /// Whether it takes a new connection now.
+    #[must_use]
+    pub fn takes_new(&self, loads: &Loads) -> bool {
+        self.available(loads)
+    }
+
     #[inline]
     fn available(&self, loads: &Loads) -> bool {
         self.weight.get() > 0
@@ -115,6 +120,12 @@ impl Shared {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What is in it now.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self { position: self.position.load(Relaxed).into(), cache: self.cache.copy() }
     }
 
     /// A number nobody else gets.

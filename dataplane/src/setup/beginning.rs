@@ -203,8 +203,11 @@ pub(super) fn share(table: Table) -> anyhow::Result<forward::Shared> {
             conflicts.push(handle);
             return;
         }
-        if conn.state != ConnState::Template {
-            loads.of(conn.identity.real).opened(conn.state.is_active());
+        let load = loads.of(conn.identity.real);
+        if conn.state == ConnState::Template {
+            load.tied();
+        } else {
+            load.opened(conn.state.is_active());
         }
     });
     for handle in conflicts {

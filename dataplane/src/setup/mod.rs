@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use dataplane::agent::{Agent, Apply};
+use dataplane::agent::{Agent, Apply, End};
 use dataplane::clock;
 use dataplane::device::xsk::{Memory, Port, XskDevice};
 use dataplane::kernel::Monitor;
@@ -72,6 +72,7 @@ pub(crate) fn run(instance: &str, run_dir: Option<PathBuf>) -> anyhow::Result<()
         commands: crew.commands,
         retired: crew.retired,
         apply: ground.applied,
+        end: ground.ends,
         wake: ground.woken,
         state_path: places.state.clone(),
         snapshot: rest.snapshot,
@@ -108,6 +109,7 @@ struct Ground {
     boot_id: String,
     runtime: Arc<OnceLock<Arc<Runtime>>>,
     applied: Receiver<Apply>,
+    ends: Receiver<End>,
     /// Into `applied`.
     again: Sender<Apply>,
 }
@@ -128,8 +130,16 @@ fn prepare(places: &Places) -> anyhow::Result<Ground> {
     let boot_id = random_id()?;
     let runtime = Arc::new(OnceLock::new());
     let (again, applied) = unbounded();
-    start_agent(places, &runtime, again.clone(), wake, &boot_id)?;
-    Ok(Ground { unmounter, steer, monitor, woken, signals, boot_id, runtime, applied, again })
+    let (end, ends) = unbounded();
+    let agent = Agent {
+        runtime: Arc::clone(&runtime),
+        apply: again.clone(),
+        end,
+        wake,
+        boot_id: boot_id.clone(),
+    };
+    start_agent(places, agent)?;
+    Ok(Ground { unmounter, steer, monitor, woken, signals, boot_id, runtime, applied, ends, again })
 }
 
 /// Descriptors for every socket of every queue; the usual soft limit of 1,024 is for `select`.
@@ -150,15 +160,8 @@ fn raise_descriptors() -> anyhow::Result<()> {
 }
 
 /// Opens the agent socket and serves it, with fewer rights, on a thread.
-fn start_agent(
-    places: &Places,
-    runtime: &Arc<OnceLock<Arc<Runtime>>>,
-    apply: Sender<Apply>,
-    wake: UnixStream,
-    boot_id: &str,
-) -> anyhow::Result<()> {
+fn start_agent(places: &Places, agent: Agent) -> anyhow::Result<()> {
     let listener = places::listen(&places.agent)?;
-    let agent = Agent { runtime: Arc::clone(runtime), apply, wake, boot_id: boot_id.to_owned() };
     std::thread::Builder::new()
         .name("agent".into())
         .spawn(move || match privilege::reduce_to_steward() {
@@ -213,6 +216,7 @@ fn running(
             hops: Arc::default(),
             devices: Arc::default(),
             replies: None,
+            endings: Arc::default(),
         })),
         forward: beginning::share(table)?,
         workers: worker_shares(&snapshot),

@@ -37,7 +37,7 @@ pub fn check(snapshot: &Snapshot) -> Result<(), String> {
         let most = limits::SERVICES;
         return Err(format!("{} services; at most {most} are possible", services.len()));
     }
-    let reals: usize = services.iter().map(|s| s.reals.len()).sum();
+    let reals: usize = services.iter().map(|s| s.all_reals().count()).sum();
     if reals > limits::REALS {
         return Err(format!("{reals} real servers; at most {} are possible", limits::REALS));
     }
@@ -48,7 +48,7 @@ pub fn check(snapshot: &Snapshot) -> Result<(), String> {
     overlaps(services)?;
     let vips: BTreeSet<IpAddr> =
         services.iter().flat_map(|s| &s.listen).map(|l| l.address).collect();
-    let mut reals = services.iter().flat_map(|s| &s.reals);
+    let mut reals = services.iter().flat_map(Service::all_reals);
     match reals.find(|r| vips.contains(&r.address)) {
         Some(real) => Err(format!("{} is a VIP and cannot be a real server too", real.address)),
         None => Ok(()),
@@ -131,9 +131,12 @@ fn check_service(service: &Service) -> Result<(), String> {
             return Err(format!("persistence: masks of {mask_v4} and {mask_v6} bits"));
         }
     }
-    unique("real server", service.reals.iter().map(|r| (r.address, r.port)))?;
+    if service.sorry && service.protocol != Protocol::Tcp {
+        return Err("sorry: only TCP can be left to the kernel".to_owned());
+    }
+    unique("real server", service.all_reals().map(|r| (r.address, r.port)))?;
     let keeps_port = service.forwarding.is_one_way();
-    service.reals.iter().try_for_each(|real| check_real(real, keeps_port))
+    service.all_reals().try_for_each(|real| check_real(real, keeps_port))
 }
 
 fn check_real(real: &Real, keeps_port: bool) -> Result<(), String> {

@@ -5,6 +5,7 @@
 //! difference; no single event matters. It never touches a packet, and no worker ever waits for it.
 
 pub mod check;
+mod endings;
 mod hops;
 mod interfaces;
 mod replies;
@@ -24,7 +25,7 @@ use dataplane_api::service::{Engine, Snapshot};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::address::{Address, DeviceId};
-use crate::agent::Apply;
+use crate::agent::{Apply, End};
 use crate::announce::Announcer;
 use crate::clock::{self, Instant};
 use crate::device::xsk::{Memory, Port};
@@ -39,6 +40,7 @@ use crate::state_file::State;
 use crate::steer::Steer;
 use crate::wire::neighbor;
 use crate::worker::Command;
+use endings::Ends;
 use hops::Hops;
 use interfaces::Serving;
 use replies::Replies;
@@ -69,7 +71,9 @@ pub struct Parts {
     pub retired: Receiver<Port>,
     /// Snapshots from the agent.
     pub apply: Receiver<Apply>,
-    /// Readable when there is one, or a signal came.
+    /// Orders to end connections, from the agent.
+    pub end: Receiver<End>,
+    /// Readable when there is one of either, or a signal came.
     pub wake: UnixStream,
     /// Where the state is kept.
     pub state_path: PathBuf,
@@ -96,6 +100,7 @@ pub struct Steward {
     hops: Hops,
     replies: Replies,
     announcer: Announcer,
+    ends: Ends,
     problems: Vec<String>,
     /// Connections that began with a partial checksum.
     partial: Watch,
@@ -140,6 +145,7 @@ impl Steward {
             hops: Hops::default(),
             replies: Replies::default(),
             announcer: Announcer::default(),
+            ends: Ends::default(),
             problems: Vec::new(),
             partial: Watch::default(),
             long: BTreeMap::new(),
@@ -162,6 +168,10 @@ impl Steward {
                 // The session may have ended meanwhile; the state counts, not the answer.
                 let _ = apply.outcome.send(outcome);
             }
+            while let Ok(end) = self.parts.end.try_recv() {
+                let outcome = self.end(&end);
+                let _ = end.outcome.send(outcome);
+            }
         }
     }
 
@@ -182,6 +192,8 @@ impl Steward {
         let plan = self.reconcile(now);
         self.find_replies(now);
         self.find_hops(now);
+        let runtime = &self.parts.runtime;
+        self.ends.follow(&runtime.cell.get(), runtime, now);
         self.publish();
         self.steer_packets();
         self.announce(now);
@@ -252,12 +264,15 @@ impl Steward {
         let hops = self.hops.table();
         let devices = self.devices();
         let replies = &self.replies.table;
-        let same = *current.hops == *hops && *current.devices == *devices;
+        let endings = Arc::clone(&self.ends.table);
+        let same = *current.hops == *hops
+            && *current.devices == *devices
+            && Arc::ptr_eq(&current.endings, &endings);
         if !same || current.replies != *replies {
             let services = Arc::clone(&current.services);
             let replies = replies.clone();
             let (hops, devices) = (hops.into(), devices.into());
-            cell.set(Published::new(Facts { services, hops, devices, replies }));
+            cell.set(Published::new(Facts { services, hops, devices, replies, endings }));
         }
     }
 
@@ -356,6 +371,18 @@ impl Steward {
         self.round(clock::now());
         crate::log!("level=info event=applied services={}", self.parts.snapshot.services.len());
         Ok(needs_restart(&self.engine, &self.parts.snapshot.engine))
+    }
+
+    /// Begins to end connections of a real.
+    fn end(&mut self, end: &End) -> Result<u64, String> {
+        let runtime = Arc::clone(&self.parts.runtime);
+        let found = self.ends.order(end, &runtime.cell.get(), &runtime)?;
+        self.publish();
+        let End { service, real, how, .. } = end;
+        crate::log!(
+            "level=info event=ending service={service} real={real} how={how:?} connections={found}"
+        );
+        Ok(found)
     }
 
     fn sleep(&mut self, now: Instant) {

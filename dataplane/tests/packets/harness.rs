@@ -11,7 +11,7 @@ use dataplane::conn::{Conn, Ports, State, Table};
 use dataplane::counters::Counters;
 use dataplane::device::Device;
 use dataplane::device::memory::MemoryDevice;
-use dataplane::forward::{Local, Paths, Pipeline, Shared, Tables};
+use dataplane::forward::{Ender, Local, Paths, Pipeline, Shared, Tables, expired};
 use dataplane::fragment::Fragments;
 use dataplane::frame::Verdict;
 use dataplane::ids::{Ids, Used};
@@ -209,6 +209,7 @@ impl World {
                 hops: Arc::new([]),
                 devices: Arc::new([]),
                 replies: None,
+                endings: Arc::default(),
             }),
             snapshot: snapshot.clone(),
             now: Instant::from_nanos(1_000_000_000_000),
@@ -304,10 +305,7 @@ impl World {
             count,
             self.now.tick(),
             |conn| services.service(conn.identity.service).map_or(0, |s| s.timeout(conn.state)),
-            |conn| {
-                self.shared.ended(&conn);
-                self.workers[0].counters.event(Event::ConnExpired);
-            },
+            |conn| expired(&conn, &self.shared, services, &self.workers[0].counters),
         );
         let expired = self.shared.fragments.lock().unwrap().expire(self.now, 1 << 20);
         for _ in 0..expired {

@@ -123,5 +123,6 @@ pub(super) fn published(
         hops: vec![hop; shape.all_reals() as usize].into(),
         devices: vec![device(OUTSIDE_MAC), device(INSIDE_MAC)].into(),
         replies: None,
+        endings: Arc::default(),
     }))
 }
