@@ -7,7 +7,7 @@
 #include <linux/ipv6.h>
 #include "steer.h"
 
-/* RESOLVE: ARP, neighbour solicitation. PIECE: a fragment but the first. ODD: what follows the
+/* RESOLVE: ARP request, neighbour solicitation. PIECE: a fragment but the first. ODD: what follows the
  * addresses is cut off or makes no sense. From ECHO on, all that is sent to a VIP is ours. */
 enum kind { OTHER, RESOLVE, PORTS, ECHO, ERROR, PIECE, ODD };
 
@@ -51,7 +51,7 @@ static __noinline int parse(struct xdp_md *ctx, __be16 type, struct packet *p,
 		p->at += ip->ihl * 4;
 		p->kind = ip->ihl < 5 ? ODD : ip->frag_off & bpf_htons(0x1fff) ? PIECE : OTHER;
 	} else if (head && head[0] == bpf_htons(1) && head[1] == bpf_htons(ETH_P_IP) &&
-		   head[2] == bpf_htons(0x0604)) {
+		   head[2] == bpf_htons(0x0604) && head[3] == bpf_htons(1)) {
 		to->address = MAPPED(*(__be32 *)&head[12]);
 		p->kind = RESOLVE;
 	} else {
@@ -98,7 +98,7 @@ static __always_inline struct about about(const struct endpoint *endpoint)
 	return about ? *about : (struct about){};
 }
 
-/* Whether packets of this endpoint in this role are ours. */
+/* Whose packets of this endpoint in this role are. */
 static __noinline int listed(const struct endpoint *endpoint, __u8 role)
 {
 	struct endpoint key = *endpoint;
@@ -110,7 +110,35 @@ static __noinline int listed(const struct endpoint *endpoint, __u8 role)
 		range = bpf_map_lookup_elem(&endpoints, &key);
 	for (int i = 0; range && i < RANGES; i++, range++)
 		if (range->first <= endpoint->port && endpoint->port <= range->last)
-			return range->ours;
+			return range->owner;
+	return KERNEL;
+}
+
+/* Whether a packet of these ends belongs to a connection that the kernel has. */
+static __noinline int with_kernel(const struct endpoint *client, const struct endpoint *vip)
+{
+	struct flow flow = { client->address, vip->address, client->port, vip->port };
+	__u64 *seen = bpf_map_lookup_elem(&flows, &flow);
+
+	if (seen)
+		*seen = bpf_ktime_get_ns();
+	return !!seen;
+}
+
+/* Whether a packet to a port is the kernel's. Its first one decides where a connection stays. */
+static __noinline int kernels(struct xdp_md *ctx, const struct packet *p, int owner)
+{
+	struct flow flow = { p->from.address, p->to.address, p->from.port, p->to.port };
+	__u8 *tcp = bytes(ctx, p->at, 14);
+	__u64 now = bpf_ktime_get_ns();
+
+	if (owner < SORRY)
+		return owner == KERNEL;
+	if (!tcp || (tcp[13] & 0x12) != 2)                             /* SYN, no ACK */
+		return with_kernel(&p->from, &p->to);
+	if (owner == SORRY)
+		return !bpf_map_update_elem(&flows, &flow, &now, BPF_ANY);
+	bpf_map_delete_elem(&flows, &flow);
 	return 0;
 }
 
@@ -125,7 +153,13 @@ static __always_inline int is_ours(struct xdp_md *ctx)
 	struct about us = about(&p.to);
 	if (p.kind == RESOLVE)
 		return us.flags & (VIP | LOCAL);
-	if (us.flags & VIP && (p.kind == PORTS ? listed(&p.to, VIP) : p.kind >= ECHO))
+	if (us.flags & VIP && p.kind == ERROR) {        /* goes with what it quotes */
+		p.at += 8;
+		return !parse(ctx, type, &p, &p.to, &p.from) || p.kind != PORTS ||
+		       listed(&p.to, VIP) < SORRY || !with_kernel(&p.from, &p.to);
+	}
+	if (us.flags & VIP && (p.kind == PORTS ? !kernels(ctx, &p, listed(&p.to, VIP)) :
+						 p.kind >= ECHO))
 		return 1;
 	int error = p.kind == ERROR, v6 = type == bpf_htons(ETH_P_IPV6);
 	struct address to = p.to.address;

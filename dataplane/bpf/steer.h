@@ -10,6 +10,7 @@
 #define EXTENSIONS 8           /* limits::EXTENSION_HEADERS */
 #define REACH 1024             /* headers further into a packet are not looked for */
 #define RANGES 8               /* port ranges of one endpoint */
+#define FLOWS 65536            /* connections of the kernel that are remembered */
 
 /* What an address is. */
 #define VIP 1                  /* clients connect to it */
@@ -43,7 +44,21 @@ struct endpoint {
 /* Part of a value in `endpoints`, where the first range that contains the port decides. */
 struct range {
 	__u16 first, last;     /* inclusive */
-	__u16 ours;            /* 1, or 0: the kernel's */
+	__u16 owner;
+};
+
+/* Whose the packets to a port are. */
+enum owner {
+	KERNEL,
+	OURS,
+	SORRY,                 /* ours, but new connections of TCP are the kernel's */
+	SHARED,                /* ours, but for connections that the kernel still has */
+};
+
+/* A connection that the kernel was given. */
+struct flow {
+	struct address client, vip;
+	__u16 client_port, vip_port;
 };
 
 #define MAP(name, kind, count, k, v)                                                             \
@@ -58,6 +73,7 @@ MAP(xsks, XSKMAP, SLOTS *QUEUES, __u32, __u32);           /* slot * QUEUES + que
 MAP(slots, HASH, 64, __u32, __u32);                       /* ifindex -> slot */
 MAP(addresses, HASH, 16384, struct address, struct about);
 MAP(endpoints, HASH, 40960, struct endpoint, struct range[RANGES]);
+MAP(flows, LRU_HASH, FLOWS, struct flow, __u64);          /* last packet, in ns since boot */
 MAP(stats, PERCPU_ARRAY, XDP_REDIRECT + 1, __u32, __u64); /* XDP action -> packets */
 
 char LICENSE[] SEC("license") = "GPL";

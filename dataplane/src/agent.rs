@@ -11,12 +11,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use dataplane_api::message::{CONNS_PAGE_MAX, How, LINE_MAX, Reply, Request};
+use dataplane_api::message::{
+    CAPTURE_BYTES_MAX, CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX, CAPTURED_PAGE_MAX, CONNS_PAGE_MAX,
+    How, LINE_MAX, Reply, Request,
+};
 use dataplane_api::service::Snapshot;
 
 use crate::clock;
+use crate::forward::explain::Question;
 use crate::runtime::Runtime;
-use crate::status;
+use crate::{status, why};
 
 /// Sessions at once: control, its successor, and somebody who looks.
 pub const SESSIONS: usize = 8;
@@ -191,10 +195,38 @@ fn answer(runtime: &Runtime, request: Request) -> Reply {
             let (conns, next) = status::conns(runtime, cursor, limit, &filter, clock::now());
             Reply::Conns { conns, next }
         }
-        Request::Why { .. }
-        | Request::Capture { .. }
-        | Request::Captured { .. }
-        | Request::EndCapture => error("not possible yet".into()),
+        Request::Why { client, client_port, vip, vip_port, protocol } => {
+            let (client, vip) = (client.into(), vip.into());
+            let question = Question { client, client_port, vip, vip_port, protocol };
+            Reply::Why(Box::new(why::why(runtime, &question, clock::now())))
+        }
+        Request::Capture { filter, packets_max, seconds, bytes } => {
+            let fits = (1..=CAPTURE_PACKETS_MAX).contains(&packets_max)
+                && (1..=CAPTURE_SECONDS_MAX).contains(&seconds)
+                && (64..=CAPTURE_BYTES_MAX).contains(&bytes);
+            if !fits {
+                return error(format!(
+                    "packets_max must be 1 to {CAPTURE_PACKETS_MAX}, seconds 1 to \
+                     {CAPTURE_SECONDS_MAX}, bytes 64 to {CAPTURE_BYTES_MAX}"
+                ));
+            }
+            let now = clock::now();
+            let times = (now, now.after(Duration::from_secs(seconds.into())));
+            let begun = runtime.forward.capture.start(filter, packets_max, bytes, times);
+            begun.map_or_else(error, |()| Reply::Capturing)
+        }
+        Request::Captured { limit } if !(1..=CAPTURED_PAGE_MAX).contains(&limit) => {
+            error(format!("limit must be 1 to {CAPTURED_PAGE_MAX}, not {limit}"))
+        }
+        Request::Captured { limit } => Reply::Captured(Box::new(status::captured(
+            runtime,
+            limit,
+            (clock::now(), clock::unix_nanos()),
+        ))),
+        Request::EndCapture => {
+            runtime.forward.capture.stop();
+            Reply::CaptureEnded
+        }
         Request::Hello { .. } | Request::Apply { .. } | Request::EndConns { .. } => {
             error("already answered".into())
         }

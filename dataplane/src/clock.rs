@@ -79,6 +79,13 @@ pub fn now() -> Instant {
     Instant(time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs())
 }
 
+/// The time of day, in nanoseconds since 1970; for people alone.
+#[must_use]
+pub fn unix_nanos() -> u64 {
+    let time = clock_gettime(ClockId::Realtime);
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,7 @@ pub mod ending;
 pub mod published;
 pub mod rewrite;
 pub mod fragment;
+pub mod capture;
 pub mod forward;
 
 // What the steward decides; pure, on what the kernel told.
@@ -38,6 +39,7 @@ pub mod steer;
 pub mod privilege;
 pub mod runtime;
 pub mod status;
+pub mod why;
 pub mod state_file;
 pub mod worker;
 pub mod agent;

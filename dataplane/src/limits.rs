@@ -47,6 +47,10 @@ pub const ENDING_STEP: u32 = 1024;
 pub const ENDINGS: u32 = 64;
 /// How long connections that are to be reset are asked for a packet, before they are forgotten.
 pub const ENDING_PATIENCE: Duration = Duration::from_secs(30);
+/// Buffers between workers and whoever fetches captured frames.
+pub const CAPTURE_BUFFERS: usize = 1024;
+/// Frames kept by a capture in one second.
+pub const CAPTURE_PER_SECOND: u32 = 10_000;
 /// Ports tried on one local address before the next one.
 pub const PORT_TRIES: u32 = 1024;
 

@@ -1,7 +1,7 @@
 //! What the threads of a running data plane share.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dataplane_api::message::InterfaceStatus;
 
@@ -9,6 +9,7 @@ use crate::clock::Instant;
 use crate::counters::Counters;
 use crate::forward;
 use crate::published::Cell;
+use crate::steer::Rules;
 
 /// Shared by steward, agent and workers.
 pub struct Runtime {
@@ -54,6 +55,10 @@ pub struct Report {
     pub no_socket: u64,
     /// Problems in words.
     pub warnings: Vec<String>,
+    /// What the steering program was told last.
+    pub rules: Arc<Rules>,
+    /// Connections that the kernel was given.
+    pub kernel_flows: u64,
 }
 
 /// Control's permission to answer for the VIPs, for a limited time.

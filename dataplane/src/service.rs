@@ -61,6 +61,8 @@ pub struct Service {
     built: Built,
     built_fallback: Built,
     shared: Arc<sched::Shared>,
+    /// Of the fallbacks: a position that both moved would skip some of them.
+    shared_fallback: Arc<sched::Shared>,
     /// In ticks, by the state's number.
     timeouts: [u32; STATES],
 }
@@ -72,7 +74,7 @@ impl Service {
     /// Chooses a real for a new connection.
     #[must_use]
     pub fn pick(&self, request: &sched::Request, loads: &Loads) -> Option<&Target> {
-        self.pick_with(request, loads, &self.shared)
+        self.pick_with(request, loads, [&self.shared, &self.shared_fallback])
     }
 
     /// The same, and what the choice moves is `shared`.
@@ -80,14 +82,15 @@ impl Service {
         &self,
         request: &sched::Request,
         loads: &Loads,
-        shared: &sched::Shared,
+        [shared, shared_fallback]: [&sched::Shared; 2],
     ) -> Option<&Target> {
         match self.built.pick(request, &self.targets, loads, shared) {
             Some(index) => self.targets.get(index),
             None if self.fallback.is_empty() => None,
             None => {
-                let index = self.built_fallback.pick(request, &self.fallback, loads, shared)?;
-                self.fallback.get(index)
+                let fallback = &self.fallback;
+                let index = self.built_fallback.pick(request, fallback, loads, shared_fallback)?;
+                fallback.get(index)
             }
         }
     }
@@ -96,7 +99,8 @@ impl Service {
     /// the loads of all reals and what the scheduler remembers.
     #[must_use]
     pub fn would_pick(&self, request: &sched::Request, loads: &Loads) -> Option<&Target> {
-        self.pick_with(request, &loads.copy(), &self.shared.copy())
+        let shared = [self.shared.copy(), self.shared_fallback.copy()];
+        self.pick_with(request, &loads.copy(), shared.each_ref())
     }
 
     /// Whether some real or fallback takes new connections, thresholds aside.
@@ -191,12 +195,6 @@ impl Fate {
 }
 
 impl RealRecord {
-    /// Whether nobody should wait for an answer of it.
-    #[must_use]
-    pub fn is_gone(&self) -> bool {
-        self.down || !self.configured
-    }
-
     /// Whether packets from `address` can be its replies to clients, passing through us: only `nat`
     /// has such.
     #[inline(always)]
@@ -362,9 +360,9 @@ impl ServiceTable {
             let vip = ids.vip(listen.address).ok_or("a VIP has no number")?;
             slot(&mut self.vips, vip.index()).listeners.push((service.protocol, listen.ports, id));
         }
-        let shared = previous
-            .and_then(|p| p.service(id))
-            .map_or_else(|| Arc::new(sched::Shared::default()), |s| Arc::clone(&s.shared));
+        let running = previous.and_then(|p| p.service(id));
+        let shared = running.map(|s| Arc::clone(&s.shared)).unwrap_or_default();
+        let shared_fallback = running.map(|s| Arc::clone(&s.shared_fallback)).unwrap_or_default();
         *slot(&mut self.services, id.index()) = Some(Arc::new(Service {
             id,
             name: service.name.clone(),
@@ -380,6 +378,7 @@ impl ServiceTable {
             sorry: service.sorry,
             honoured,
             shared,
+            shared_fallback,
             timeouts: ticks(
                 &service.timeouts.unwrap_or(snapshot.timeouts),
                 service.persistence.map_or(1, |p| p.timeout),

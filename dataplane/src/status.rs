@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use dataplane_api::counter::{Event, Reason};
 use dataplane_api::message::{
-    Conn, ConnFilter, InterfaceStatus, RealStatus, ServiceStatus, Status, TableStatus, WorkerStatus,
+    Captured, CapturedFrame, Conn, ConnFilter, InterfaceStatus, RealStatus, ServiceStatus, Status,
+    TableStatus, WorkerStatus,
 };
 use dataplane_api::service::Protocol;
 
 use crate::address::{DeviceId, RealId};
 use crate::clock::{Instant, Tick};
 use crate::conn::{self, Ports, State};
+use crate::frame::Verdict;
 use crate::published::{HopState, Published};
 use crate::runtime::Runtime;
 use crate::sched::Target;
@@ -40,7 +42,7 @@ pub fn status(runtime: &Runtime, now: Instant) -> Status {
         drops,
         events: sum(runtime, Event::ALL, |c, e| c.events(*e), |e| e.name()),
         warnings: shown(&report.warnings),
-        kernel_flows: 0,
+        kernel_flows: report.kernel_flows,
     }
 }
 
@@ -234,6 +236,46 @@ fn row(published: &Published, conn: &conn::Conn, now: Tick) -> Option<Conn> {
         idle_s: Tick::to_seconds(idle),
         expires_s: Tick::to_seconds(service.timeout(conn.state).saturating_sub(idle)),
     })
+}
+
+/// Captured frames that have come; the time now is given by both clocks.
+#[must_use]
+pub fn captured(runtime: &Runtime, limit: u32, (now, unix): (Instant, u64)) -> Captured {
+    let Some(session) = runtime.forward.capture.session() else { return Captured::default() };
+    let names: Vec<String> = {
+        let report = runtime.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.interfaces.iter().map(|i| i.name.clone()).collect()
+    };
+    let name = |device: DeviceId| names.get(device.index()).cloned().unwrap_or_default();
+    // Before the frames: what comes in between is on the next page.
+    let running = session.is_running(now);
+    let mut frames = Vec::new();
+    session.fetch(limit as usize, |record| {
+        let (verdict, tx) = match record.verdict {
+            Verdict::Transmit(device) => ("sent", Some(name(device))),
+            Verdict::Drop(reason) => (reason.name(), None),
+            Verdict::Held => ("held", None),
+        };
+        frames.push(CapturedFrame {
+            unix_ns: unix.saturating_sub(now.since(record.at).as_nanos() as u64),
+            worker: record.worker,
+            rx: record.rx.map(name),
+            before_len: record.before.len as u32,
+            before: hexadecimal(record.before.kept()),
+            verdict: verdict.to_owned(),
+            tx,
+            after_len: record.after.len as u32,
+            after: hexadecimal(record.after.kept()),
+        });
+    });
+    let (lost, limited) = session.missed();
+    Captured { frames, running, lost, limited }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |n: u8| char::from(DIGITS[usize::from(n & 15)]);
+    bytes.iter().flat_map(|b| [digit(b >> 4), digit(*b)]).collect()
 }
 
 const fn protocol(number: u8) -> Option<Protocol> {

@@ -18,11 +18,13 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use dataplane_api::service::XdpMode;
 
 use crate::address::DeviceId;
+use crate::clock::Instant;
 use crate::limits::{INTERFACES, WORKERS};
 use bpf::{Map, Mode, Object};
 pub use rules::{Action, PortAction, Rules, flag};
@@ -52,6 +54,12 @@ pub struct Stats {
 const XSKS: &CStr = c"xsks";
 const SLOTS: &CStr = c"slots";
 const STATS: &CStr = c"stats";
+const FLOWS: &CStr = c"flows";
+/// A connection of the kernel that has had no packet for so long is forgotten; as long as LVS keeps
+/// an established one (`ip_vs_proto_tcp.c`).
+const FLOW_IDLE: Duration = Duration::from_secs(900);
+/// Connections of the kernel looked at in one call.
+const FLOWS_STEP: usize = 1024;
 
 /// The loaded program with its maps and attachments.
 pub struct Steer {
@@ -62,6 +70,11 @@ pub struct Steer {
     xsks: Map,
     slots: Map,
     stats: Map,
+    flows: Map,
+    /// Where [`Self::kernel_flows`] goes on, and what it has counted so far.
+    flow: (Option<Vec<u8>>, u64),
+    /// Connections that the kernel had at the last whole count.
+    flow_count: u64,
     /// What is in `rules`, as far as we know.
     shadow: Content,
     /// By interface index.
@@ -81,7 +94,7 @@ impl Steer {
     pub fn open(pin_dir: &Path) -> anyhow::Result<Self> {
         prepare(pin_dir)?;
         let mut object = Object::open(OBJECT)?;
-        let names = RULES.iter().copied().chain([XSKS, SLOTS, STATS]);
+        let names = RULES.iter().copied().chain([XSKS, SLOTS, STATS, FLOWS]);
         let mut fresh = Vec::new();
         for name in names {
             let path = pin_dir.join(name.to_string_lossy().as_ref());
@@ -113,6 +126,9 @@ impl Steer {
             xsks: map(XSKS)?,
             slots: map(SLOTS)?,
             stats: map(STATS)?,
+            flows: map(FLOWS)?,
+            flow: (None, 0),
+            flow_count: 0,
             program,
             rules,
         })
@@ -295,6 +311,33 @@ impl Steer {
         Ok(Stats { ours: read(XDP_REDIRECT)? + no_socket, kernel: read(XDP_PASS)?, no_socket })
     }
 
+    /// Connections that the kernel was given and may still have; forgets those that have been idle for
+    /// long. Looks at some of them at each call: what it says is as old as one round through all.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn kernel_flows(&mut self, now: Instant) -> anyhow::Result<u64> {
+        let (mut last, mut count) = std::mem::take(&mut self.flow);
+        for _ in 0..FLOWS_STEP {
+            // A key that is gone makes the kernel begin again; that miscounts one round at worst.
+            let Some(key) = self.flows.next_key(last.as_deref())? else {
+                self.flow_count = count;
+                return Ok(count);
+            };
+            let seen = self.flows.get(&key)?.and_then(|v| Some(*v.first_chunk::<8>()?));
+            let seen = seen.map_or(now, |ns| Instant::from_nanos(u64::from_ne_bytes(ns)));
+            if now.since(seen) > FLOW_IDLE {
+                self.flows.remove(&key)?;
+            } else {
+                count += 1;
+                last = Some(key);
+            }
+        }
+        self.flow_count = self.flow_count.max(count);
+        self.flow = (last, count);
+        Ok(self.flow_count)
+    }
+
     /// What the program would do with a frame, which must have at least an Ethernet header.
     ///
     /// # Errors
@@ -313,7 +356,7 @@ impl Steer {
         for ifindex in self.attached() {
             outcome = outcome.and(self.forget(ifindex));
         }
-        for name in RULES.iter().copied().chain([XSKS, SLOTS, STATS]) {
+        for name in RULES.iter().copied().chain([XSKS, SLOTS, STATS, FLOWS]) {
             outcome = outcome.and(remove(&self.dir.join(name.to_string_lossy().as_ref())));
         }
         outcome.and(fs::remove_dir(&self.dir).with_context(|| self.dir.display().to_string()))

@@ -6,8 +6,12 @@
 
 #[path = "packets/connections.rs"]
 mod connections;
+#[path = "packets/ending.rs"]
+mod ending;
 #[path = "packets/express.rs"]
 mod express;
+#[path = "packets/fallback.rs"]
+mod fallback;
 #[path = "packets/fragments.rs"]
 mod fragments;
 #[path = "packets/harness.rs"]
@@ -30,3 +34,5 @@ mod refused;
 mod reply;
 #[path = "packets/scheduling.rs"]
 mod scheduling;
+#[path = "packets/seeing.rs"]
+mod seeing;

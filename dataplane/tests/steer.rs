@@ -334,6 +334,7 @@ fn arp_and_neighbour_solicitations_for_our_addresses_are_ours() {
         Action::Kernel,
         vec![
             ("ARP for the host", arp(1, HOST)),
+            ("an answer to the kernel, which may ask in the name of a VIP", arp(2, VIP)),
             ("ARP for a real", arp(1, REAL)),
             ("ARP for nobody", arp(1, CLIENT)),
             ("solicitation for the host", solicitation(HOST6, group)),
@@ -437,6 +438,80 @@ fn replies_of_nat_are_known_by_real_and_port() {
             ("echo reply", in_frame(&ip(REAL, CLIENT, ICMP, &icmp(0, b"hello")))),
         ],
     );
+}
+
+/// A TCP header with these flags.
+fn segment(source: u16, destination: u16, flags: u8) -> Vec<u8> {
+    let mut bytes = ports(source, destination);
+    bytes[12..14].copy_from_slice(&[0x50, flags]);
+    bytes
+}
+
+#[test]
+fn without_a_server_new_connections_are_the_kernels_and_stay_so_when_one_returns() {
+    if !lab::is_root() {
+        return;
+    }
+    let (syn, ack, synack, fin, rst) = (0x02, 0x10, 0x12, 0x11, 0x04);
+    for (client, vip, port, error) in [(CLIENT, VIP, 80, 3), (CLIENT6, VIP6, 443, 2)] {
+        let mut bench = Bench::new();
+        let tcp = |from: u16, flags| in_frame(&ip(client, vip, TCP, &segment(from, port, flags)));
+        let about = |from: u16| {
+            let quote = ip(vip, client, TCP, &ports(port, from));
+            let kind = if client == CLIENT { ICMP } else { ICMPV6 };
+            in_frame(&ip("198.51.100.1", vip, kind, &icmp(error, &quote)))
+        };
+        let about6 = |from: u16| {
+            let quote = ip(vip, client, TCP, &ports(port, from));
+            in_frame(&ip("2001:db8:7::1", vip, ICMPV6, &icmp(error, &quote)))
+        };
+        let about = |from| if client == CLIENT { about(from) } else { about6(from) };
+        let with = |bench: &mut Bench, action| {
+            let mut rules = rules();
+            rules.services.insert((address(vip), port, TCP), action);
+            bench.steer.apply(&rules).unwrap();
+        };
+        let (ours, kernels) = (Action::Ours, Action::Kernel);
+        bench.check(ours, vec![("served", tcp(1, syn)), ("served", tcp(1, ack))]);
+        with(&mut bench, Action::Sorry);
+        bench.check(ours, vec![("an old connection", tcp(1, ack)), ("about it", about(1))]);
+        bench.check(kernels, vec![("a new one", tcp(2, syn)), ("its rest", tcp(2, ack))]);
+        bench.check(kernels, vec![("its end", tcp(2, fin)), ("about it", about(2))]);
+        let odd = vec![("no SYN of a client", tcp(3, synack)), ("a stray reset", tcp(3, rst))];
+        bench.check(ours, odd);
+        assert_eq!(bench.steer.kernel_flows(dataplane::clock::now()).unwrap(), 1);
+        with(&mut bench, Action::Shared);
+        bench.check(kernels, vec![("it goes on", tcp(2, ack)), ("about it", about(2))]);
+        bench.check(ours, vec![("others", tcp(1, ack)), ("new ones", tcp(4, syn))]);
+        bench.check(ours, vec![("the port again", tcp(2, syn)), ("and its rest", tcp(2, ack))]);
+        assert_eq!(bench.steer.kernel_flows(dataplane::clock::now()).unwrap(), 0);
+    }
+}
+
+#[test]
+fn connections_of_the_kernel_outlive_the_process_and_are_forgotten_when_idle() {
+    if !lab::is_root() {
+        return;
+    }
+    let Bench { mut steer, _files: files } = Bench::new();
+    let mut rules = rules();
+    rules.services.insert((address(VIP), 80, TCP), Action::Sorry);
+    steer.apply(&rules).unwrap();
+    let tcp = |from, flags| in_frame(&ip(CLIENT, VIP, TCP, &segment(from, 80, flags)));
+    for port in 1..=3000 {
+        assert_eq!(steer.judge(&tcp(port, 0x02)).unwrap(), Action::Kernel);
+    }
+    drop(steer);
+    let mut steer = Steer::open(&files.path().join("xvip")).unwrap();
+    assert_eq!(steer.judge(&tcp(7, 0x10)).unwrap(), Action::Kernel);
+    let now = dataplane::clock::now();
+    // Some at each call; three calls for all.
+    assert_eq!(steer.kernel_flows(now).unwrap(), 1024);
+    assert_eq!([steer.kernel_flows(now).unwrap(), steer.kernel_flows(now).unwrap()], [2048, 3000]);
+    let later = now.after(std::time::Duration::from_secs(1000));
+    (0..4).for_each(|_| drop(steer.kernel_flows(later).unwrap()));
+    assert_eq!(steer.kernel_flows(later).unwrap(), 0);
+    assert_eq!(steer.judge(&tcp(7, 0x10)).unwrap(), Action::Ours);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::clock::{Instant, Tick};
 use crate::conn::{Conn, Identity, LastHop};
 use crate::frame::{Frame, Outbox, Verdict};
 use crate::limits;
-use crate::published::{DeviceInfo, Hop, HopState};
+use crate::published::{DeviceInfo, Hop, HopState, Published};
 use crate::rewrite::nat::{Change, Endpoint};
 use crate::rewrite::tunnel::{Encapsulated, Tunnel, encapsulate};
 use crate::rewrite::{self, fragment_v4, icmp, mss, nat};
@@ -293,7 +293,12 @@ pub(super) fn next_hop<'a>(
     real: RealId,
     tables: &Tables<'a>,
 ) -> Result<(&'a Hop, &'a DeviceInfo), Reason> {
-    let published = tables.published;
+    way_out(real, tables.published)
+}
+
+/// The same, of what is published.
+#[inline(always)]
+pub(super) fn way_out(real: RealId, published: &Published) -> Result<(&Hop, &DeviceInfo), Reason> {
     let hop = published.hop(real).ok_or(Reason::NextHopUnresolved)?;
     match hop.state {
         HopState::Resolved => {}

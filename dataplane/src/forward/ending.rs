@@ -8,6 +8,7 @@ use super::deliver::Delivery;
 use super::observe::{self, observe};
 use super::open::{self, Arrival};
 use super::{Tables, finish};
+use crate::clock::Tick;
 use crate::conn::tcp::Direction;
 use crate::conn::{Found, Identity, State};
 use crate::frame::{Frame, Outbox, Verdict};
@@ -26,6 +27,9 @@ pub(super) enum Course {
     /// That was it.
     Done(Verdict),
 }
+
+/// No client repeats a SYN sooner (RFC 6298 section 2: one second, less what a tick may hide).
+const REPEATED: u32 = Tick::in_seconds(1) - 2;
 
 /// A packet from the client.
 #[inline(always)]
@@ -56,8 +60,11 @@ fn client_in_question(
     let (packet, conn) = (arrival.packet, &found.conn);
     let tcp = packet.kind == Kind::Tcp;
     let unanswered = tcp && conn.state == State::SynReceived && !conn.synack;
-    // Nobody has answered, and nobody is going to.
-    let waits = unanswered && tables.real(&conn.identity).is_none_or(RealRecord::is_gone);
+    // Nobody has answered, and nobody is going to: not one that is dead, nor one that was removed
+    // and has had its time.
+    let late = conn.idle(tables.now.tick()) >= REPEATED;
+    let gone = |r: &RealRecord| r.down || !r.configured && late;
+    let waits = unanswered && tables.real(&conn.identity).is_none_or(gone);
     match fate {
         _ if waits && opens(packet) => moved(arrival, found, tables),
         Fate::Keep => Course::On,

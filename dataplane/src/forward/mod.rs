@@ -4,10 +4,12 @@
 //! waits for memory the others are worked on: read all headers, hash and prefetch all buckets,
 //! prefetch all entries, then rewrite all. No I/O, no clock, no allocation.
 
+mod captured;
 mod client;
 mod deliver;
 mod ender;
 mod ending;
+pub mod explain;
 mod express;
 mod find;
 mod observe;
@@ -19,6 +21,7 @@ use std::sync::Mutex;
 use dataplane_api::counter::{Event, Reason};
 
 use crate::address::{Mac, VipId};
+use crate::capture::Capture;
 use crate::clock::Instant;
 use crate::conn::tcp::Direction;
 use crate::conn::{self, Ended, Found, Identity, LastHop, Ports, State, Table};
@@ -55,6 +58,8 @@ pub struct Shared {
     pub paths: Paths,
     /// Neighbours that replies have to wait for.
     pub asks: Asks,
+    /// Copies of frames for people.
+    pub capture: Capture,
 }
 
 impl Shared {
@@ -191,6 +196,10 @@ impl Pipeline {
     ) {
         let count = frames.len().min(verdicts.len()).min(BURST);
         let (frames, verdicts) = (&mut frames[..count], &mut verdicts[..count]);
+        if tables.shared.capture.is_active() && captured::forward(frames, verdicts, outbox, tables)
+        {
+            return;
+        }
         let first = frames.first().filter(|_| self.express);
         let Some(lane) = first.and_then(|frame| Lane::new(frame, tables)) else {
             for (frame, verdict) in frames.iter_mut().zip(verdicts) {

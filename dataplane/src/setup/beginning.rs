@@ -220,5 +220,6 @@ pub(super) fn share(table: Table) -> anyhow::Result<forward::Shared> {
         fragments: Mutex::new(Fragments::new()),
         paths: Paths::default(),
         asks: Asks::default(),
+        capture: Default::default(),
     })
 }

@@ -262,18 +262,27 @@ impl Map {
         }
     }
 
+    /// The key after `last`, or the first; none at the end. Begins anew if `last` is gone.
+    pub(super) fn next_key(&self, last: Option<&[u8]>) -> io::Result<Option<Vec<u8>>> {
+        assert!(last.is_none_or(|key| key.len() == self.shape.key));
+        let last = last.map_or(std::ptr::null(), |key| key.as_ptr());
+        let mut next = vec![0; self.shape.key];
+        let to = next.as_mut_ptr().cast();
+        // SAFETY: both have as many bytes as the shape says; null asks for the first key.
+        match done(unsafe { sys::bpf_map_get_next_key(self.fd.as_raw_fd(), last.cast(), to) }) {
+            Ok(_) => Ok(Some(next)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Every key. Ends after twice the capacity, should somebody else change the map meanwhile.
     pub(super) fn keys(&self) -> io::Result<Vec<Vec<u8>>> {
         let mut keys: Vec<Vec<u8>> = Vec::new();
         while keys.len() < 2 * self.shape.entries {
-            let last = keys.last().map_or(std::ptr::null(), |key| key.as_ptr());
-            let mut next = vec![0; self.shape.key];
-            let to = next.as_mut_ptr().cast();
-            // SAFETY: both have as many bytes as the shape says; null asks for the first key.
-            match done(unsafe { sys::bpf_map_get_next_key(self.fd.as_raw_fd(), last.cast(), to) }) {
-                Ok(_) => keys.push(next),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                Err(error) => return Err(error),
+            match self.next_key(keys.last().map(Vec::as_slice))? {
+                Some(key) => keys.push(key),
+                None => break,
             }
         }
         Ok(keys)

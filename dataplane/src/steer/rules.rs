@@ -28,6 +28,22 @@ pub enum Action {
     Ours,
     /// The kernel.
     Kernel,
+    /// The data plane, but new connections of TCP: those are the kernel's.
+    Sorry,
+    /// The data plane, but for connections of TCP that the kernel has.
+    Shared,
+}
+
+impl Action {
+    /// `enum owner` of `bpf/steer.h`.
+    const fn owner(self) -> u16 {
+        match self {
+            Self::Kernel => 0,
+            Self::Ours => 1,
+            Self::Sorry => 2,
+            Self::Shared => 3,
+        }
+    }
 }
 
 /// First port, last port, and whose they are.
@@ -84,9 +100,7 @@ fn about(flags: u32, local_ports: (u16, u16)) -> Vec<u8> {
 
 /// `struct range[RANGES]`. Unused ones contain port 0, as the kernel's: nobody's, that is.
 fn value(ranges: &[PortAction]) -> Vec<u8> {
-    let numbers = ranges
-        .iter()
-        .flat_map(|&(first, last, action)| [first, last, u16::from(action == Action::Ours)]);
+    let numbers = ranges.iter().flat_map(|&(first, last, action)| [first, last, action.owner()]);
     let mut value: Vec<u8> = numbers.flat_map(u16::to_ne_bytes).collect();
     value.resize(RANGES * 3 * size_of::<u16>(), 0);
     value
@@ -107,6 +121,20 @@ fn endpoints(rules: &Rules) -> BTreeMap<Endpoint, Vec<PortAction>> {
         endpoints.insert((real, 0, 0, flag::REAL), vec![ANY_PORT]);
     }
     endpoints
+}
+
+impl Rules {
+    /// What is done with a packet to a VIP's port, as the program does it.
+    #[must_use]
+    pub fn to_vip(&self, vip: Address, port: u16, protocol: u8) -> Action {
+        if self.addresses.get(&vip).is_none_or(|flags| flags & flag::VIP == 0) {
+            return Action::Kernel;
+        }
+        let ranges = self.ranges.get(&(vip, protocol)).map_or(&[][..], Vec::as_slice);
+        let ranged = ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&port));
+        let exact = self.services.get(&(vip, port, protocol)).copied();
+        exact.or(ranged.map(|range| range.2)).unwrap_or(Action::Kernel)
+    }
 }
 
 pub(super) fn encode(rules: &Rules) -> anyhow::Result<Content> {

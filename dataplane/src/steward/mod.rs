@@ -301,10 +301,20 @@ impl Steward {
 
     fn steer_packets(&mut self) {
         let published = self.parts.runtime.cell.get();
-        let rules = rules::rules(&self.parts.snapshot, &published.services, &self.kernel);
+        let snapshot = &self.parts.snapshot;
+        let sorry = snapshot.services.iter().any(|s| s.sorry);
+        let counted = if sorry { self.parts.steer.kernel_flows(clock::now()) } else { Ok(0) };
+        let flows = counted.unwrap_or_else(|e| {
+            self.problems.push(format!("steering program: {e:#}"));
+            1
+        });
+        let rules = rules::rules(snapshot, &published.services, &self.kernel, flows);
         if let Err(e) = self.parts.steer.apply(&rules) {
             self.problems.push(format!("steering program: {e:#}"));
         }
+        let report = &self.parts.runtime.report;
+        let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        (report.rules, report.kernel_flows) = (Arc::new(rules), flows);
     }
 
     /// Tells the neighbours where the VIPs are.

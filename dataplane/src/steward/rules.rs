@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use dataplane_api::service::{Forwarding, PortRange, Snapshot};
+use dataplane_api::service::{Forwarding, PortRange, Service, Snapshot};
 
 use crate::address::Address;
 use crate::kernel::state::KernelState;
@@ -11,7 +11,14 @@ use crate::steer::{Action, Rules, flag};
 
 /// The rules for the services in force. Reals that were removed are included, for the connections
 /// they still have.
-pub(super) fn rules(snapshot: &Snapshot, services: &ServiceTable, kernel: &KernelState) -> Rules {
+///
+/// `flows` is how many connections the kernel has been given: while there are any, they stay there.
+pub(super) fn rules(
+    snapshot: &Snapshot,
+    services: &ServiceTable,
+    kernel: &KernelState,
+    flows: u64,
+) -> Rules {
     let ports = snapshot.local.ports;
     let mut rules = Rules { local_ports: (ports.first, ports.last), ..Rules::default() };
     for (_, address, _) in &kernel.addresses {
@@ -21,11 +28,7 @@ pub(super) fn rules(snapshot: &Snapshot, services: &ServiceTable, kernel: &Kerne
         set(&mut rules, (*address).into(), flag::LOCAL);
     }
     for service in &snapshot.services {
-        // Nobody to serve it, now or from before: the kernel may have a page for it.
-        let served = services
-            .reals()
-            .any(|(_, r)| services.service(r.service).is_some_and(|s| s.name == service.name));
-        let action = if served { Action::Ours } else { Action::Kernel };
+        let action = action(service, services, flows);
         let protocol = service.protocol.number();
         for listen in &service.listen {
             let vip = Address::from(listen.address);
@@ -46,6 +49,23 @@ pub(super) fn rules(snapshot: &Snapshot, services: &ServiceTable, kernel: &Kerne
         }
     }
     rules
+}
+
+/// Whose the packets to a service are.
+fn action(service: &Service, services: &ServiceTable, flows: u64) -> Action {
+    let compiled = services.services().find(|s| s.name == service.name);
+    let takes_new = compiled.is_some_and(|s| s.is_served());
+    match (takes_new, service.sorry) {
+        (true, true) if flows > 0 => Action::Shared,
+        (true, _) => Action::Ours,
+        (false, true) => Action::Sorry,
+        // Nobody to serve it, now or from before.
+        (false, false) => {
+            let id = compiled.map(|s| s.id);
+            let any = services.reals().any(|(_, r)| Some(r.service) == id);
+            if any { Action::Ours } else { Action::Kernel }
+        }
+    }
 }
 
 fn set(rules: &mut Rules, address: Address, bit: u32) {

@@ -11,6 +11,7 @@ use dataplane::conn::{Conn, Ports, State, Table};
 use dataplane::counters::Counters;
 use dataplane::device::Device;
 use dataplane::device::memory::MemoryDevice;
+use dataplane::ending::{Ending, Endings};
 use dataplane::forward::{Ender, Local, Paths, Pipeline, Shared, Tables, expired};
 use dataplane::fragment::Fragments;
 use dataplane::frame::Verdict;
@@ -20,6 +21,7 @@ use dataplane::routes::Asks;
 use dataplane::sched::load::Loads;
 use dataplane::service::ServiceTable;
 use dataplane_api::counter::{Event, Reason};
+use dataplane_api::message::How;
 use dataplane_api::service::{
     Engine, Forwarding, LocalPool, Persistence, PortRange, Protocol, Real, ReplyPath, Scheduler,
     Service, Snapshot, Timeouts, Weight,
@@ -160,6 +162,7 @@ struct Worker {
     local: Local,
     counters: Counters,
     device: MemoryDevice,
+    ender: Ender,
 }
 
 pub struct World {
@@ -194,6 +197,7 @@ impl World {
             local: Local::new(number, 2),
             counters: Counters::default(),
             device: MemoryDevice::new(),
+            ender: Ender::new(number, 2, capacity),
         };
         let mut world = Self {
             shared: Shared {
@@ -203,6 +207,7 @@ impl World {
                 fragments: Mutex::new(Fragments::new()),
                 paths: Paths::default(),
                 asks: Asks::default(),
+                capture: Default::default(),
             },
             published: Published::new(Facts {
                 services,
@@ -274,6 +279,52 @@ impl World {
         self.publish();
     }
 
+    /// Orders the connections of a real to end, as the steward does.
+    pub fn end(&mut self, address: IpAddr, how: How) -> Arc<Ending> {
+        let id = self.real_id(address);
+        let all = Ending::new(how, Some(self.now.tick()), 0, 2, self.now);
+        let concerned = |c: &&Conn| c.identity.real == id && all.concerns(c);
+        let initial = self.conns().iter().filter(concerned).count() as u32;
+        let until = Some(self.now.tick());
+        let ending = Arc::new(Ending::new(how, until, initial, 2, self.now));
+        let mut endings = Endings::clone(&self.published.endings);
+        endings.insert(id, Arc::clone(&ending));
+        self.change(|facts| facts.endings = Arc::new(endings));
+        ending
+    }
+
+    /// One step of a worker that ends connections: what it sent, and whether there is more to do.
+    pub fn ender_step(&mut self, worker: usize) -> (Vec<(DeviceId, Vec<u8>)>, bool) {
+        let Worker { local, counters, device, ender, .. } = &mut self.workers[worker];
+        let mut tables = Tables {
+            published: &self.published,
+            shared: &self.shared,
+            counters,
+            local,
+            lease: self.lease,
+            now: self.now,
+        };
+        let more = ender.step(device, &mut tables);
+        let sent = device.collect();
+        self.audit();
+        (sent, more)
+    }
+
+    /// A pass of both workers over the table: what they sent.
+    pub fn enders(&mut self) -> Vec<(DeviceId, Vec<u8>)> {
+        self.seconds(1);
+        let mut all = Vec::new();
+        for worker in 0..2 {
+            let mut more = true;
+            while more {
+                let (sent, rest) = self.ender_step(worker);
+                all.extend(sent);
+                more = rest;
+            }
+        }
+        all
+    }
+
     /// The number of the real with this address; the first, if several services have it.
     pub fn real_id(&self, address: IpAddr) -> RealId {
         let mut reals = self.ids.reals();
@@ -317,7 +368,7 @@ impl World {
     /// A burst on one worker.
     pub fn burst(&mut self, worker: usize, device: DeviceId, frames: &[Vec<u8>]) -> Vec<Fate> {
         let before = (self.all_drops(), self.event(Event::IcmpSent));
-        let Worker { pipeline, local, counters, device: port } = &mut self.workers[worker];
+        let Worker { pipeline, local, counters, device: port, .. } = &mut self.workers[worker];
         for frame in frames {
             assert!(port.inject(device, frame));
         }
@@ -406,6 +457,16 @@ impl World {
         self.workers.iter().map(of).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
+    /// SYNs that a real left unanswered, and answered with an RST.
+    pub fn evidence(&self, address: IpAddr) -> (u64, u64) {
+        let id = self.real_id(address);
+        let of = |w: &Worker| {
+            let real = w.counters.real(id);
+            (real.syn_unanswered.get(), real.resets.get())
+        };
+        self.workers.iter().map(of).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
     pub fn conns(&self) -> Vec<Conn> {
         let mut conns = Vec::new();
         self.shared.conns.each(|_, conn| conns.push(*conn));
@@ -455,6 +516,8 @@ impl World {
                 })
             };
             assert_eq!((load.active(), load.inactive()), (of(true), of(false)), "{id:?}");
+            let tied = count(&|c| c.identity.real == id && c.state == State::Template);
+            assert_eq!(load.templates(), tied, "{id:?}");
         }
         let PortRange { first, last } = self.snapshot.local.ports;
         for (protocol, local) in [(6, 0), (6, 1), (17, 0), (17, 1)] {

@@ -25,6 +25,8 @@ pub struct Frame {
     pub ports: (u16, u16),
     /// `None` is UDP.
     pub flags: Option<u8>,
+    /// Sequence and acknowledgment number.
+    pub numbers: (u32, u32),
     pub mss: Option<u16>,
     pub ttl: u8,
     pub class: u8,
@@ -41,6 +43,7 @@ pub fn tcp(v6: bool, flags: u8) -> Frame {
         destination: vip(v6),
         ports: (40000, 80),
         flags: Some(flags),
+        numbers: (7, 0),
         mss: None,
         ttl: 61,
         class: 0,
@@ -72,6 +75,10 @@ impl Frame {
         }
     }
 
+    pub fn numbered(self, sequence: u32, acknowledgment: u32) -> Self {
+        Self { numbers: (sequence, acknowledgment), ..self }
+    }
+
     pub fn by_port(self, port: u16) -> Self {
         Self { ports: (port, self.ports.1), ..self }
     }
@@ -101,7 +108,8 @@ impl Frame {
             builder.udp(source, destination).write(&mut bytes, &self.payload).unwrap();
             return bytes;
         };
-        let mut header = TcpHeader::new(source, destination, 7, 512);
+        let mut header = TcpHeader::new(source, destination, self.numbers.0, 512);
+        header.acknowledgment_number = self.numbers.1;
         header.fin = flags & FIN != 0;
         header.syn = flags & SYN != 0;
         header.rst = flags & RST != 0;
@@ -157,6 +165,8 @@ pub struct Seen {
     pub protocol: u8,
     pub ports: (u16, u16),
     pub flags: Option<u8>,
+    /// Sequence and acknowledgment number.
+    pub numbers: (u32, u32),
     pub mss: Option<u16>,
     pub ttl: u8,
     pub class: u8,
@@ -242,6 +252,7 @@ impl Seen {
         let bits = flags.iter().enumerate().map(|(bit, set)| u8::from(*set) << bit);
         self.ports = (header.source_port, header.destination_port);
         self.flags = Some(bits.sum());
+        self.numbers = (header.sequence_number, header.acknowledgment_number);
         self.mss = header.options_iterator().find_map(|option| match option {
             Ok(TcpOptionElement::MaximumSegmentSize(mss)) => Some(mss),
             _ => None,
@@ -257,6 +268,7 @@ impl Seen {
             protocol: 0,
             ports: (0, 0),
             flags: None,
+            numbers: (0, 0),
             mss: None,
             ttl: 0,
             class: 0,

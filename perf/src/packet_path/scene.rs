@@ -122,6 +122,7 @@ impl Scene {
             fragments: Mutex::new(Fragments::new()),
             paths: Paths::default(),
             asks: Asks::default(),
+            capture: Default::default(),
         };
         let published = Arc::new(published(&snapshot, &ids, &shape)?);
         let bytes_per_connection = bytes as f64 / f64::from(capacity);

@@ -1,0 +1,58 @@
+//! Answers to "why does this client (not) get there?": the way to the data plane, then the packet
+//! path. Run by the agent's threads; changes nothing.
+
+use std::sync::{Arc, PoisonError};
+
+use dataplane_api::message::Why;
+
+use crate::clock::Instant;
+use crate::forward::explain::{Question, existing, explain, fails, passes};
+use crate::runtime::Runtime;
+use crate::steer::Action;
+
+/// What would become of a first packet, up to the first stage that fails.
+#[must_use]
+pub fn why(runtime: &Runtime, question: &Question, now: Instant) -> Why {
+    let mut why = Why::default();
+    let published = runtime.cell.get();
+    let shared = &runtime.forward;
+    let (rules, interfaces) = {
+        let report = runtime.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let up = report.interfaces.iter().filter(|i| i.attached && i.link == "up");
+        (Arc::clone(&report.rules), up.map(|i| i.name.clone()).collect::<Vec<_>>())
+    };
+    let known = existing(question, &published, shared, now).is_some();
+    let (vip, port) = (question.vip, question.vip_port);
+    match rules.to_vip(vip, port, question.protocol.number()) {
+        Action::Ours => passes(&mut why, "steering", "for the data plane"),
+        Action::Shared => passes(
+            &mut why,
+            "steering",
+            "for the data plane, unless the kernel has the connection from when nobody served it",
+        ),
+        Action::Sorry if known => passes(&mut why, "steering", "for the data plane"),
+        Action::Sorry => {
+            let verdict = "left to the kernel (sorry): no real server takes new connections";
+            fails(&mut why, "steering", verdict);
+            return why;
+        }
+        Action::Kernel => {
+            let verdict = "left to the kernel: no service with a real server listens there";
+            fails(&mut why, "steering", verdict);
+            return why;
+        }
+    }
+    if interfaces.is_empty() {
+        fails(&mut why, "interface", "none is attached and up");
+        return why;
+    }
+    passes(&mut why, "interface", format!("attached and up: {}", interfaces.join(", ")));
+    if !runtime.lease.is_fresh(now) {
+        let verdict = "no_lease: nobody is told where the VIP is (ARP, neighbour discovery)";
+        fails(&mut why, "lease", verdict);
+        return why;
+    }
+    let left = runtime.lease.left_ms(now);
+    passes(&mut why, "lease", format!("VIPs are answered for another {left} ms"));
+    explain(why, question, &published, shared, now)
+}
