@@ -6,6 +6,7 @@ use std::time::Duration;
 use dataplane::address::DeviceId;
 use dataplane::published::HopState;
 use dataplane_api::counter::{Event, Reason};
+use dataplane_api::message::{CaptureFilter, How};
 use dataplane_api::service::{Forwarding, Protocol, Service};
 use proptest::prelude::*;
 
@@ -76,6 +77,10 @@ enum Act {
     /// The next hop of a real is lost, or found again.
     Hop(bool, u8, bool),
     Usable(bool, bool),
+    /// Connections of a real are told to go.
+    End(bool, u8, How),
+    /// A capture begins or ends: every packet takes the long way, and no other.
+    Capture(bool),
 }
 
 fn flow() -> impl Strategy<Value = Flow> {
@@ -106,6 +111,9 @@ fn acts() -> impl Strategy<Value = Act> {
         1 => (any::<bool>(), 100..1600_u16).prop_map(|(side, mtu)| Act::Mtu(side, mtu)),
         1 => (any::<bool>(), 11..13_u8, any::<bool>()).prop_map(|(v6, n, up)| Act::Hop(v6, n, up)),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(side, usable)| Act::Usable(side, usable)),
+        1 => (any::<bool>(), 11..13_u8, prop::sample::select(vec![How::Reset, How::Drop, How::Move]))
+            .prop_map(|(v6, n, how)| Act::End(v6, n, how)),
+        1 => any::<bool>().prop_map(Act::Capture),
     ]
 }
 
@@ -176,6 +184,14 @@ impl Twins {
             Act::Usable(side, usable) => {
                 self.both(|w| w.device(end(*side), |d| d.usable = *usable));
             }
+            Act::End(v6, n, how) => self.both(|w| drop(w.end(real(*v6, *n), *how))),
+            Act::Capture(true) => {
+                let World { shared, now, .. } = &self.express;
+                let times = (*now, now.after(Duration::from_secs(5)));
+                // One at a time.
+                let _ = shared.capture.start(CaptureFilter::default(), 1000, 64, times);
+            }
+            Act::Capture(false) => self.express.shared.capture.stop(),
         }
     }
 

@@ -9,7 +9,8 @@ use dataplane::forward::{Local, Pipeline, Tables};
 use dataplane::frame::{Frame as Buffer, Outbox, Verdict};
 use dataplane::limits::{FRAME_SIZE, HEADROOM};
 use dataplane_api::counter::{Event, Reason};
-use dataplane_api::service::{Forwarding, Protocol, Scheduler, Service};
+use dataplane_api::message::How;
+use dataplane_api::service::{Dead, Forwarding, Protocol, Scheduler, Service, Templates, Weight};
 use proptest::prelude::*;
 
 use crate::harness::{
@@ -56,8 +57,12 @@ enum Act {
     Wait(u16),
     /// Idle connections are ended.
     Sweep,
-    /// The second real comes or goes, or is drained.
+    /// The second real comes or goes, is drained, dies, or is a fallback.
     Reload(u8),
+    /// A real's connections are told to go.
+    End(bool, u8),
+    /// Workers look for connections that are to end.
+    Enders,
     /// Any bytes in place of some of the last packet of a client.
     Damage(u16, u8),
 }
@@ -72,7 +77,9 @@ fn acts() -> impl Strategy<Value = Act> {
         1 => any::<bool>().prop_map(Act::Piece),
         2 => (0..400_u16).prop_map(Act::Wait),
         1 => Just(Act::Sweep),
-        1 => (0..3_u8).prop_map(Act::Reload),
+        2 => (0..8_u8).prop_map(Act::Reload),
+        1 => (any::<bool>(), 0..6_u8).prop_map(|(v6, n)| Act::End(v6, n)),
+        2 => Just(Act::Enders),
         2 => (any::<u16>(), any::<u8>()).prop_map(|(at, value)| Act::Damage(at, value)),
     ]
 }
@@ -137,11 +144,31 @@ impl Play {
                     match what {
                         0 => {}
                         1 => drop(service.reals.pop()),
+                        2 => service.fallback.extend(service.reals.pop()),
+                        3..=5 => {
+                            service.reals[1].down = true;
+                            service.dead = [Dead::Keep, Dead::Reset, Dead::Move][what as usize - 3];
+                        }
+                        6 => {
+                            service.reals[0].weight = Weight::DRAINED;
+                            service.reals[0].templates = Templates::Honour;
+                        }
                         _ => service.reals[1].weight = Default::default(),
                     }
                 }
                 self.world.reload(&services);
                 self.world.audit();
+            }
+            Act::End(v6, n) => {
+                let how = [How::Reset, How::Drop, How::Move][usize::from(n) % 3];
+                let address = real(v6, 11 + n / 3);
+                let services = &self.world.published.services;
+                if services.reals().any(|(_, r)| r.address == address.into()) {
+                    self.world.end(address, how);
+                }
+            }
+            Act::Enders => {
+                self.world.enders();
             }
             Act::Damage(at, value) if !self.asked.is_empty() => {
                 let at = usize::from(at) % self.asked.len();

@@ -112,7 +112,7 @@ fn why_follows_a_connection_that_there_is() {
     let got = world.request(&tcp(false, SYN));
     world.reply(&Frame { payload: vec![], ..Frame::answer(&got, SYN | ACK) });
     world.request(&tcp(false, ACK));
-    world.seconds(5);
+    world.advance(Duration::from_millis(5500));
     let why = ask(&world, client(false), Some(40000), 80);
     assert_eq!((why.real.as_deref(), why.failed), (Some("real-0"), None));
     let stage = why.steps.iter().find(|s| s.stage == "connection").unwrap();
