@@ -56,8 +56,11 @@ fn unwrapped(method: Forwarding, bytes: &[u8]) -> Seen {
     if method == Forwarding::Tunnel { Seen::of(&seen.inner()) } else { seen }
 }
 
+/// Ends, ports, flags, numbers, bytes of data.
+type Brief = (IpAddr, IpAddr, (u16, u16), Option<u8>, (u32, u32), usize);
+
 /// What of a segment counts.
-fn brief(seen: &Seen) -> (IpAddr, IpAddr, (u16, u16), Option<u8>, (u32, u32), usize) {
+fn brief(seen: &Seen) -> Brief {
     (seen.source, seen.destination, seen.ports, seen.flags, seen.numbers, seen.payload.len())
 }
 
@@ -235,7 +238,7 @@ fn a_client_that_opens_anew_meanwhile_is_served() {
 fn connections_of_a_dead_real_stay_or_are_reset_as_the_service_says() {
     for (dead, sent) in [(Dead::Keep, 1), (Dead::Reset, 2), (Dead::Move, 2)] {
         let service = two(false, Protocol::Tcp, Forwarding::Nat);
-        let mut world = World::new(&[service.clone()]);
+        let mut world = World::new(std::slice::from_ref(&service));
         establish(&mut world, false, Forwarding::Nat, 40000);
         world.reload(&[down(service.clone(), 0, dead)]);
         let fate = world.receive(OUTSIDE, &tcp(false, PSH | ACK).data(b"x"));
@@ -259,7 +262,7 @@ fn a_syn_that_a_dead_real_left_unanswered_goes_to_another_when_it_is_repeated() 
         [Dead::Keep, Dead::Reset, Dead::Move].into_iter().flat_map(|d| METHODS.map(|m| (d, m)))
     {
         let service = two(false, Protocol::Tcp, method);
-        let mut world = World::new(&[service.clone()]);
+        let mut world = World::new(std::slice::from_ref(&service));
         world.request(&tcp(false, SYN));
         assert_eq!(world.real_of(40000), Some(real(false, 11)));
         world.reload(&[down(service.clone(), 0, dead)]);
@@ -280,7 +283,7 @@ fn a_syn_that_a_dead_real_left_unanswered_goes_to_another_when_it_is_repeated() 
 #[test]
 fn a_syn_that_was_answered_stays_with_its_real() {
     let service = two(false, Protocol::Tcp, Forwarding::Nat);
-    let mut world = World::new(&[service.clone()]);
+    let mut world = World::new(std::slice::from_ref(&service));
     let got = world.request(&tcp(false, SYN));
     world.reply(&Frame { payload: vec![], ..Frame::answer(&got, SYN | ACK) });
     world.reload(&[down(service, 0, Dead::Keep)]);
@@ -305,7 +308,7 @@ fn the_datagram_that_finds_its_server_removed_or_dead_goes_to_another_itself() {
         for (n, next) in
             [without(service.clone(), 0), dead[0].clone(), dead[1].clone()].into_iter().enumerate()
         {
-            let mut world = World::new(&[service.clone()]);
+            let mut world = World::new(std::slice::from_ref(&service));
             for _ in 0..3 {
                 assert_eq!(ask(&mut world, v6, method), real(v6, 11));
             }
@@ -324,7 +327,7 @@ fn a_datagram_stays_with_a_dead_server_if_no_other_takes_it_or_if_it_should() {
     let service = two(false, Protocol::Udp, Forwarding::Nat);
     let both = down(down(service.clone(), 0, Dead::Move), 1, Dead::Move);
     for next in [both, down(service.clone(), 0, Dead::Keep)] {
-        let mut world = World::new(&[service.clone()]);
+        let mut world = World::new(std::slice::from_ref(&service));
         ask(&mut world, false, Forwarding::Nat);
         world.reload(&[next]);
         assert_eq!(ask(&mut world, false, Forwarding::Nat), real(false, 11));

@@ -40,11 +40,11 @@ fn drained(real: &mut Real) {
 fn a_fallback_serves_only_while_no_other_does() {
     let service = fallback(three(), 1);
     let (first, second, last) = (real(false, 11), real(false, 12), real(false, 13));
-    let mut world = World::new(&[service.clone()]);
+    let mut world = World::new(std::slice::from_ref(&service));
     let picks: Vec<_> = (0..4).map(|n| open(&mut world, 100 + n)).collect();
     assert_eq!(picks, [first, second, first, second]);
     let one = with(service.clone(), 0, |r| r.down = true);
-    world.reload(&[one.clone()]);
+    world.reload(std::slice::from_ref(&one));
     assert_eq!(open(&mut world, 200), second);
     world.reload(&[with(one, 1, drained)]);
     assert_eq!([open(&mut world, 201), open(&mut world, 202)], [last, last]);
@@ -63,10 +63,10 @@ fn a_fallback_serves_only_while_no_other_does() {
 fn several_fallbacks_share_and_a_dead_one_does_not_serve() {
     let mut service = fallback(three(), 2);
     service.reals[0].down = true;
-    let mut world = World::new(&[service.clone()]);
+    let mut world = World::new(std::slice::from_ref(&service));
     assert_ne!(open(&mut world, 1), open(&mut world, 2));
     service.fallback[0].down = true;
-    world.reload(&[service.clone()]);
+    world.reload(std::slice::from_ref(&service));
     assert_eq!([open(&mut world, 3), open(&mut world, 4)], [real(false, 13); 2]);
     service.fallback[1].down = true;
     world.reload(&[service]);
@@ -77,7 +77,7 @@ fn several_fallbacks_share_and_a_dead_one_does_not_serve() {
 #[test]
 fn nobody_is_tied_to_a_fallback_and_the_tie_to_a_dead_real_waits_for_it() {
     let service = fallback(three().persistent(300, 32, 128), 1);
-    let mut world = World::new(&[service.clone()]);
+    let mut world = World::new(std::slice::from_ref(&service));
     let home = open(&mut world, 1);
     let dead = |s| with(with(s, 0, |r: &mut Real| r.down = true), 1, |r: &mut Real| r.down = true);
     world.reload(&[dead(service.clone())]);
@@ -93,7 +93,7 @@ fn nobody_is_tied_to_a_fallback_and_the_tie_to_a_dead_real_waits_for_it() {
 fn clients_tied_to_a_drained_real_move_at_once_or_come_back_as_it_says() {
     let service = three().persistent(300, 32, 128);
     for templates in [Templates::Move, Templates::Honour] {
-        let mut world = World::new(&[service.clone()]);
+        let mut world = World::new(std::slice::from_ref(&service));
         assert_eq!(open(&mut world, 1), real(false, 11));
         let next = with(service.clone(), 0, |r| {
             drained(r);
@@ -114,7 +114,7 @@ fn clients_tied_to_a_drained_real_move_at_once_or_come_back_as_it_says() {
 #[test]
 fn a_dead_real_is_not_honoured() {
     let service = three().persistent(300, 32, 128);
-    let mut world = World::new(&[service.clone()]);
+    let mut world = World::new(std::slice::from_ref(&service));
     open(&mut world, 1);
     let next = with(service, 0, |r| {
         drained(r);
@@ -133,7 +133,7 @@ fn ties_end_with_the_connections_that_are_told_to_go() {
         r.templates = Templates::Honour;
     };
     for how in [How::Reset, How::Drop, How::Move] {
-        let mut world = World::new(&[service.clone()]);
+        let mut world = World::new(std::slice::from_ref(&service));
         let got = world.request(&tcp(false, SYN).by_port(1));
         world.reply(&Frame { payload: vec![], ..Frame::answer(&got, SYN | ACK) });
         world.request(&tcp(false, ACK).by_port(1));

@@ -82,7 +82,7 @@ fn why_names_the_real_that_the_next_packet_finds_and_moves_nothing() {
 #[test]
 fn why_ends_at_the_first_stage_that_fails() {
     let service = three(Scheduler::Rr);
-    let mut world = World::new(&[service.clone()]);
+    let mut world = World::new(std::slice::from_ref(&service));
     let failed = |world: &World, from: IpAddr, port: u16| ask(world, from, None, port).failed;
     assert_eq!(failed(&world, client(false), 81).as_deref(), Some("service"));
     assert_eq!(failed(&world, vip(false), 80).as_deref(), Some("source"));
@@ -183,7 +183,7 @@ fn each_field_of_a_filter_counts_and_all_of_them_together() {
         (CaptureFilter { protocol: Some(Protocol::Udp), ..any() }, 0),
     ];
     for (filter, count) in cases {
-        let mut world = World::new(&[service.clone()]);
+        let mut world = World::new(std::slice::from_ref(&service));
         start(&world, filter.clone(), 10);
         world.request(&tcp(false, SYN));
         assert_eq!(taken(&world, 10).len(), count, "{filter:?}");
@@ -196,13 +196,13 @@ fn a_capture_is_bounded_in_frames_rate_time_and_memory_and_loses_no_packet() {
     let flood = |world: &mut World, count: usize| {
         (0..count).for_each(|_| drop(world.request(&udp(false))));
     };
-    let mut world = World::new(&[service.clone()]);
+    let mut world = World::new(std::slice::from_ref(&service));
     start(&world, of_client(), 20);
     flood(&mut world, 50);
     assert_eq!(taken(&world, 100).len(), 20);
     assert!(!world.shared.capture.is_active(), "it has ended by itself");
     // Nobody fetches: 1,024 buffers, and the rest is counted.
-    let mut world = World::new(&[service.clone()]);
+    let mut world = World::new(std::slice::from_ref(&service));
     start(&world, of_client(), 100_000);
     flood(&mut world, 1100);
     let session = world.shared.capture.session().unwrap();
