@@ -117,6 +117,7 @@ fn examples_of_the_agent_socket_are_what_is_spoken() {
         "end-conns",
         "hello",
         "lease",
+        "path-probe",
         "status",
         "why",
     ];
@@ -131,6 +132,7 @@ fn examples_of_the_agent_socket_are_what_is_spoken() {
         "error",
         "hello",
         "leased",
+        "path-probed",
         "status",
         "why",
     ];

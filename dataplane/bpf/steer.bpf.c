@@ -170,6 +170,9 @@ static __always_inline int is_ours(struct xdp_md *ctx)
 		return 0;
 	if (error && (p.protocol == IPPROTO_IPIP || p.protocol == IPPROTO_IPV6))
 		return us.flags & HOST && about(&p.from).flags & REAL;         /* our tunnel */
+	if (us.flags & HOST && p.kind == PORTS && p.protocol == IPPROTO_TCP &&
+	    p.to.port >= PROBE_FIRST && p.to.port <= PROBE_LAST)
+		return about(&p.from).flags & VIP;              /* answers one of our probes */
 	if ((p.kind != PORTS && (p.kind != PIECE || error)) ||
 	    (us.flags & (VIP | HOST) && !(us.flags & LOCAL)) || !(about(&p.from).flags & REAL))
 		return 0;

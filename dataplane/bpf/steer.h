@@ -10,6 +10,8 @@
 #define EXTENSIONS 8           /* limits::EXTENSION_HEADERS */
 #define REACH 1024             /* headers further into a packet are not looked for */
 #define RANGES 8               /* port ranges of one endpoint */
+#define PROBE_FIRST 960        /* ports that probes of a VIP are sent from: limits::PROBE_PORT */
+#define PROBE_LAST 1023
 #define FLOWS 65536            /* connections of the kernel that are remembered */
 
 /* What an address is. */

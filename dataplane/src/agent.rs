@@ -13,7 +13,8 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use dataplane_api::message::{
     CAPTURE_BYTES_MAX, CAPTURE_PACKETS_MAX, CAPTURE_SECONDS_MAX, CAPTURED_PAGE_MAX, CONNS_PAGE_MAX,
-    How, LINE_MAX, Reply, Request,
+    How, LINE_MAX, PATH_PROBES_MAX, PATH_TIMEOUT_MAX, PathAnswer, PathResult, PathTarget, Reply,
+    Request,
 };
 use dataplane_api::service::Snapshot;
 
@@ -34,6 +35,8 @@ const IDLE_MAX: Duration = Duration::from_secs(120);
 /// Longest lease: the longest that control's configuration allows. A longer one is a mistake, and would
 /// let a data plane without control answer for VIPs that another node has taken over.
 pub const LEASE_MAX: Duration = Duration::from_secs(60);
+/// How often a session looks whether its path probes have been answered.
+const PROBE_STEP: Duration = Duration::from_micros(500);
 /// Pause when no connection can be taken (out of descriptors): a session ends sooner or later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -227,10 +230,44 @@ fn answer(runtime: &Runtime, request: Request) -> Reply {
             runtime.forward.capture.stop();
             Reply::CaptureEnded
         }
+        Request::PathProbe { targets, timeout_ms } => path_probe(runtime, &targets, timeout_ms),
         Request::Hello { .. } | Request::Apply { .. } | Request::EndConns { .. } => {
             error("already answered".into())
         }
     }
+}
+
+fn path_probe(runtime: &Runtime, targets: &[PathTarget], timeout_ms: u32) -> Reply {
+    let fits = (1..=PATH_PROBES_MAX).contains(&targets.len())
+        && (1..=PATH_TIMEOUT_MAX).contains(&timeout_ms);
+    if !fits {
+        return error(format!(
+            "targets must be 1 to {PATH_PROBES_MAX}, timeout_ms 1 to {PATH_TIMEOUT_MAX}"
+        ));
+    }
+    let published = runtime.cell.get();
+    let probes = &runtime.forward.probes;
+    let (begun, timeout) = (clock::now(), Duration::from_millis(timeout_ms.into()));
+    let places: Vec<_> = targets
+        .iter()
+        .map(|target| {
+            let (real, source, vip) = why::path(&published, target)?;
+            probes.start(real, source, vip, clock::now())
+        })
+        .collect();
+    let waits = |place: &Option<usize>| place.is_some_and(|n| probes.answer(n).is_none());
+    while places.iter().any(waits) && clock::now().since(begun) < timeout {
+        std::thread::park_timeout(PROBE_STEP);
+    }
+    let result = |place: Option<usize>| {
+        let Some(place) = place else { return (PathAnswer::NotSent, 0) };
+        let heard = probes.answer(place);
+        probes.finish(place);
+        heard.unwrap_or((PathAnswer::Silent, timeout.as_micros() as u64))
+    };
+    let results = places.into_iter().map(result);
+    let results = results.map(|(answer, after_us)| PathResult { answer, after_us }).collect();
+    Reply::PathProbed { results }
 }
 
 /// A session's place among those open, given back however it ends.

@@ -23,6 +23,7 @@ pub mod published;
 pub mod rewrite;
 pub mod fragment;
 pub mod capture;
+pub mod probes;
 pub mod forward;
 
 // What the steward decides; pure, on what the kernel told.

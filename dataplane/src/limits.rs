@@ -51,6 +51,11 @@ pub const ENDING_PATIENCE: Duration = Duration::from_secs(30);
 pub const CAPTURE_BUFFERS: usize = 1024;
 /// Frames kept by a capture in one second.
 pub const CAPTURE_PER_SECOND: u32 = 10_000;
+/// Probes of the way to a real at one time, and the lowest port that one is sent from: ports that no
+/// kernel chooses by itself for a connection to a VIP. `PROBE_FIRST` and `PROBE_LAST` in `bpf/steer.h`.
+pub const PROBES: usize = 64;
+/// See [`PROBES`].
+pub const PROBE_PORT: u16 = 960;
 /// Ports tried on one local address before the next one.
 pub const PORT_TRIES: u32 = 1024;
 

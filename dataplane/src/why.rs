@@ -3,12 +3,36 @@
 
 use std::sync::{Arc, PoisonError};
 
-use dataplane_api::message::Why;
+use dataplane_api::message::{PathTarget, Why};
 
+use crate::address::{Address, RealId};
 use crate::clock::Instant;
 use crate::forward::explain::{Question, existing, explain, fails, passes};
+use crate::published::Published;
+use crate::rewrite::nat::Endpoint;
 use crate::runtime::Runtime;
+use crate::service::{Class, RealRecord};
 use crate::steer::Action;
+
+/// The real of a path probe, the address of ours to send it from, and where to; none if it cannot be
+/// sent, or the real's method is one that hides the VIP from it.
+#[must_use]
+pub fn path(published: &Published, target: &PathTarget) -> Option<(RealId, Address, Endpoint)> {
+    let services = &published.services;
+    let vip = Address::from(target.vip);
+    let Class::Vip(_) = services.classify(vip) else { return None };
+    let service = services.services().find(|s| s.name == target.service)?;
+    let address = Address::from(target.real);
+    let fits = |r: &RealRecord| r.service == service.id && r.address == address && r.configured;
+    let (id, record) = services.reals().find(|(_, r)| fits(r))?;
+    if !record.forwarding.is_one_way() {
+        return None;
+    }
+    let device = published.device(published.hop(id)?.device)?;
+    let source = if vip.is_v4() { device.v4 } else { device.v6 };
+    let to = Endpoint { address: vip, port: target.vip_port };
+    (source != Address::UNSPECIFIED).then_some((id, source, to))
+}
 
 /// What would become of a first packet, up to the first stage that fails.
 #[must_use]

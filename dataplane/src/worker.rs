@@ -101,6 +101,7 @@ impl Worker {
                 counters.busy_polls.add(1);
                 busy_until = now.after(SPIN);
             }
+            forward::send_probes(&mut self.device, &mut tables);
             let ending = ender.step(&mut self.device, &mut tables);
             let behind = ending | sweeper.sweep(&runtime, &published, counters, now);
             if self.poll == Poll::Adaptive && !behind && polled == 0 && now > busy_until {

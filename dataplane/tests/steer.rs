@@ -434,6 +434,10 @@ fn replies_of_nat_are_known_by_real_and_port() {
                 error(&ip("198.51.100.8", REAL, TCP, &ports(1000, 8080)))
             }),
             ("fragment of a stranger", later(CLIENT)),
+            ("to the host from a VIP, not to a port of a probe", tcp((VIP, 80), (HOST, 1024))),
+            ("to a port of a probe, from a real", tcp((REAL, 80), (HOST, 1000))),
+            ("to a port of a probe, from a client", tcp((CLIENT, 80), (HOST, 1000))),
+            ("to a port of a probe, UDP", udp((VIP, 80), (HOST, 1000))),
             ("cut off before the ports", udp((REAL_ANY, 7777), (CLIENT, 1000))[..34].to_vec()),
             ("echo reply", in_frame(&ip(REAL, CLIENT, ICMP, &icmp(0, b"hello")))),
         ],
@@ -514,6 +518,21 @@ fn connections_of_the_kernel_outlive_the_process_and_are_forgotten_when_idle() {
     }
     assert_eq!(steer.kernel_flows(later).unwrap(), 0);
     assert_eq!(steer.judge(&tcp(7, 0x10)).unwrap(), Action::Ours);
+}
+
+#[test]
+fn what_a_vip_says_to_a_port_of_a_probe_is_ours() {
+    if !lab::is_root() {
+        return;
+    }
+    Bench::new().check(
+        Action::Ours,
+        vec![
+            ("first port", tcp((VIP, 80), (HOST, 960))),
+            ("last port", tcp((VIP, 80), (HOST, 1023))),
+            ("v6", tcp((VIP6, 443), (HOST6, 1000))),
+        ],
+    );
 }
 
 #[test]

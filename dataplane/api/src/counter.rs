@@ -149,6 +149,8 @@ counters! {
         ConnMoved = "conn_moved",
         /// Packet sent to a side of an idle connection that is to be reset, to learn where it is.
         EndProbe = "end_probe",
+        /// SYN sent to a VIP by the way of a real, to see whether it owns the VIP.
+        PathProbe = "path_probe",
         /// New connection taken by a fallback.
         FallbackUsed = "fallback_used",
         /// Sleeps of a worker that had nothing to do.

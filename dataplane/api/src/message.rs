@@ -94,6 +94,56 @@ pub enum Request {
     },
     /// Ends a capture; frames that have not been fetched are lost.
     EndCapture,
+    /// Sends a SYN to a VIP through the forwarding path of reals that own it (`direct`, `tunnel`), and
+    /// hears whether they answer. Nothing of it is a connection.
+    PathProbe {
+        /// 1 to [`PATH_PROBES_MAX`], all at once.
+        targets: Vec<PathTarget>,
+        /// How long to wait for answers, in milliseconds, 1 to [`PATH_TIMEOUT_MAX`].
+        timeout_ms: u32,
+    },
+}
+
+/// Most targets of one [`Request::PathProbe`].
+pub const PATH_PROBES_MAX: usize = 64;
+/// Longest wait of one, in milliseconds.
+pub const PATH_TIMEOUT_MAX: u32 = 5000;
+
+/// Where a path probe goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PathTarget {
+    /// Name of the service.
+    pub service: String,
+    /// The real by whose way it goes.
+    pub real: IpAddr,
+    /// The VIP to which it is addressed,
+    pub vip: IpAddr,
+    /// and the port.
+    pub vip_port: u16,
+}
+
+/// What became of a path probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathAnswer {
+    /// A SYN-ACK came (and was reset).
+    Answered,
+    /// An RST came: it owns the VIP, and nobody listens there.
+    Refused,
+    /// Nothing came in time: the real does not own the VIP, or is not there.
+    Silent,
+    /// It could not be sent: no next hop, no address of our own on the way, or the service is gone.
+    NotSent,
+}
+
+/// Outcome of a path probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathResult {
+    /// What came.
+    pub answer: PathAnswer,
+    /// After how many microseconds.
+    pub after_us: u64,
 }
 
 /// Most frames of one capture.
@@ -203,6 +253,11 @@ pub enum Reply {
     Captured(Box<Captured>),
     /// To `end-capture`: none runs.
     CaptureEnded,
+    /// To `path-probe`.
+    PathProbed {
+        /// One for each target, in order.
+        results: Vec<PathResult>,
+    },
     /// The request was not carried out; nothing changed.
     Error {
         /// What, where and what to do about it.

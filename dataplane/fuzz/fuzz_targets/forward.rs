@@ -149,6 +149,7 @@ pub fn check(mut data: &[u8]) {
         paths: Paths::default(),
         asks: Asks::default(),
         capture: Default::default(),
+        probes: Default::default(),
     };
     let (counters, mut sent) = (Counters::default(), Sent::default());
     let (mut pipeline, mut locals) = (Pipeline::default(), [Local::new(0, 2), Local::new(1, 2)]);

@@ -14,6 +14,7 @@ mod express;
 mod find;
 mod observe;
 mod open;
+mod probe;
 mod related;
 
 use std::sync::Mutex;
@@ -29,6 +30,7 @@ use crate::counters::Counters;
 use crate::fragment::Fragments;
 use crate::frame::{Frame, Outbox, Verdict};
 use crate::limits::{self, BURST};
+use crate::probes::Probes;
 use crate::published::Published;
 use crate::rewrite::nat::Endpoint;
 use crate::routes::Asks;
@@ -43,6 +45,7 @@ use ending::Course;
 use express::{Lane, Slot};
 use observe::observe;
 use open::Arrival;
+pub use probe::send_probes;
 
 /// What all workers share.
 pub struct Shared {
@@ -60,6 +63,8 @@ pub struct Shared {
     pub asks: Asks,
     /// Copies of frames for people.
     pub capture: Capture,
+    /// Probes of the way to reals.
+    pub probes: Probes,
 }
 
 impl Shared {
@@ -361,7 +366,10 @@ fn answer(
     outbox: &mut dyn Outbox,
     tables: &mut Tables<'_>,
 ) -> Verdict {
-    let Some(found) = found else { return Verdict::Drop(Reason::NoReplyConnection) };
+    let Some(found) = found else {
+        let heard = !tables.shared.probes.is_idle() && probe::hear(frame, packet, outbox, tables);
+        return if heard { Verdict::Held } else { Verdict::Drop(Reason::NoReplyConnection) };
+    };
     if let Some(verdict) = ending::from_real(frame, packet, &found, outbox, tables) {
         return verdict;
     }

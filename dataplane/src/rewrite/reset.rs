@@ -13,6 +13,8 @@ use super::{ETHERNET, IPV4, IPV6, TTL, chunk};
 
 /// Bytes of a TCP header without options.
 const TCP: usize = 20;
+/// A window that no firewall wonders at.
+const WINDOW: u16 = 1024;
 /// Room for any segment of ours.
 pub const SEGMENT: usize = ETHERNET + IPV6 + TCP;
 
@@ -72,6 +74,13 @@ pub fn instead(frame: &mut Frame<'_>, packet: &Packet) -> bool {
     }
     frame.bytes_mut().copy_from_slice(&bytes[..len]);
     true
+}
+
+/// A SYN; the Ethernet addresses are left open.
+#[must_use]
+pub fn syn(from: Endpoint, to: Endpoint, sequence: u32, out: &mut [u8; SEGMENT]) -> usize {
+    let segment = Segment { sequence, acknowledgment: 0, flags: TcpFlags::SYN };
+    build(from, to, (Mac::default(), Mac::default()), segment, out)
 }
 
 /// A bare ACK from one end to another with numbers that mean nothing. One that is not acceptable
@@ -145,6 +154,8 @@ fn build(
     tcp[8..12].copy_from_slice(&segment.acknowledgment.to_be_bytes());
     tcp[12] = (TCP as u8 / 4) << 4;
     tcp[13] = segment.flags;
+    // Of a SYN alone it means something.
+    tcp[14..16].copy_from_slice(&WINDOW.to_be_bytes());
     let sum = checksum::transport(from.address, to.address, 6, tcp);
     tcp[16..18].copy_from_slice(&sum.to_be_bytes());
     transport + TCP

@@ -221,5 +221,6 @@ pub(super) fn share(table: Table) -> anyhow::Result<forward::Shared> {
         paths: Paths::default(),
         asks: Asks::default(),
         capture: Default::default(),
+        probes: Default::default(),
     })
 }

@@ -208,6 +208,7 @@ impl World {
                 paths: Paths::default(),
                 asks: Asks::default(),
                 capture: Default::default(),
+                probes: Default::default(),
             },
             published: Published::new(Facts {
                 services,

@@ -123,6 +123,7 @@ impl Scene {
             paths: Paths::default(),
             asks: Asks::default(),
             capture: Default::default(),
+            probes: Default::default(),
         };
         let published = Arc::new(published(&snapshot, &ids, &shape)?);
         let bytes_per_connection = bytes as f64 / f64::from(capacity);

@@ -301,6 +301,32 @@ http {{
             agent.change(restore)
             expect("c" in {self.fetch(m).real for _ in range(9)}, "c is a server like the others again")
 
+    def a_path_probe_finds_the_server_that_does_not_own_the_vip(self):
+        """One server loses the VIP, another its listener; the health of their own addresses is as it was."""
+        with Agent(self.balancer) as agent:
+            for m in ONE_WAY:
+                targets = [{"service": m.service, "real": m.real_address(i), "vip": m.vip, "vip_port": HTTP}
+                           for i in range(3)]
+
+                def probe(targets=targets):
+                    results = agent.ask("path-probe", targets=targets, timeout_ms=400)["results"]
+                    return [r["answer"] for r in results]
+                length = "128" if m.family == V6 else "32"
+                expect(probe() == ["answered"] * 3, f"{m.name} {m.family}: {probe()}")
+                self.net.batch("real-b", [f"addr del {m.vip}/{length} dev lo"])
+                try:
+                    expect(probe() == ["answered", "silent", "answered"], f"{m.name} {m.family}: {probe()}")
+                finally:
+                    extra = "nodad" if m.family == V6 else ""
+                    self.net.batch("real-b", [f"addr add {m.vip}/{length} dev lo {extra}"])
+                closed = [{**t, "vip_port": 4} for t in targets]
+                expect(probe(closed) == ["refused"] * 3, f"{m.name} {m.family}: {probe(closed)}")
+                for _ in range(3):
+                    self.works(m)
+            expect(not any(c["state"] == "SYN_RECV" for c in self.balancer.conns()), "a probe is a connection")
+            half_open = [self.net.exec(f"real-{r}", "ss", "-Htn", "state", "syn-recv") for r in REALS]
+            expect(not any(half_open), f"half-open sockets are left: {half_open}")
+
     # -- seeing -----------------------------------------------------------------------------------
 
     def why_says_what_then_happens(self):
