@@ -12,7 +12,7 @@ use dataplane::counters::Counters;
 use dataplane::device::Device;
 use dataplane::device::memory::MemoryDevice;
 use dataplane::ending::{Ending, Endings};
-use dataplane::forward::{Ender, Local, Paths, Pipeline, Shared, Tables, expired};
+use dataplane::forward::{Ender, Local, Paths, Pipeline, Shared, Tables, expired, send_probes};
 use dataplane::fragment::Fragments;
 use dataplane::frame::Verdict;
 use dataplane::ids::{Ids, Used};
@@ -292,6 +292,21 @@ impl World {
         endings.insert(id, Arc::clone(&ending));
         self.change(|facts| facts.endings = Arc::new(endings));
         ending
+    }
+
+    /// Sends the path probes that wait: what the first worker sent.
+    pub fn send_probes(&mut self) -> Vec<(DeviceId, Vec<u8>)> {
+        let Worker { local, counters, device, .. } = &mut self.workers[0];
+        let mut tables = Tables {
+            published: &self.published,
+            shared: &self.shared,
+            counters,
+            local,
+            lease: self.lease,
+            now: self.now,
+        };
+        send_probes(device, &mut tables);
+        device.collect()
     }
 
     /// One step of a worker that ends connections: what it sent, and whether there is more to do.

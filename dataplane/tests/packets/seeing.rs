@@ -3,14 +3,19 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use dataplane::address::DeviceId;
 use dataplane::forward::explain::{Question, explain};
 use dataplane::frame::Verdict;
+use dataplane::published::HopState;
+use dataplane::rewrite::nat::Endpoint;
 use dataplane_api::counter::{Event, Reason};
-use dataplane_api::message::{CaptureFilter, Why};
+use dataplane_api::message::{CaptureFilter, PathAnswer, Why};
 use dataplane_api::service::{Forwarding, Protocol, Scheduler, Service, Weight};
 
-use crate::harness::{INSIDE, OUTSIDE, With, World, client, real, vip, web};
-use crate::packet::{ACK, Frame, SYN, Seen, tcp, udp};
+use crate::harness::{
+    INSIDE, INSIDE_MAC, OUTSIDE, With, World, client, mac_of, own, real, vip, web,
+};
+use crate::packet::{ACK, Frame, RST, SYN, Seen, tcp, udp};
 
 const SCHEDULERS: [Scheduler; 14] = [
     Scheduler::Rr,
@@ -86,7 +91,7 @@ fn why_ends_at_the_first_stage_that_fails() {
     let failed = |world: &World, from: IpAddr, port: u16| ask(world, from, None, port).failed;
     assert_eq!(failed(&world, client(false), 81).as_deref(), Some("service"));
     assert_eq!(failed(&world, vip(false), 80).as_deref(), Some("source"));
-    world.hop(real(false, 11), |hop| hop.state = dataplane::published::HopState::Unresolved);
+    world.hop(real(false, 11), |hop| hop.state = HopState::Unresolved);
     let why = ask(&world, client(false), None, 80);
     assert_eq!(why.failed.as_deref(), Some("next-hop"));
     assert!(why.steps.last().unwrap().verdict.contains("next_hop_unresolved"));
@@ -248,6 +253,80 @@ fn there_is_one_capture_at_a_time_and_an_ended_one_makes_way() {
     assert_eq!((kept[0].0.len(), kept[0].2.len()), (64, 64), "as much as was asked for");
     world.seconds(2);
     again(&world).unwrap();
+}
+
+#[test]
+fn a_path_probe_goes_the_way_of_its_real_and_its_answer_is_reset_the_same_way() {
+    for (v6, method) in [Forwarding::Direct, Forwarding::Tunnel]
+        .into_iter()
+        .flat_map(|m| [false, true].map(|v6| (v6, m)))
+    {
+        let service = web(v6, Protocol::Tcp, method).real(real(v6, 11), None, 1);
+        let mut world = World::new(std::slice::from_ref(&service.real(real(v6, 12), None, 1)));
+        let host = own(v6, INSIDE);
+        let id = world.real_id(real(v6, 12));
+        let to = Endpoint { address: vip(v6).into(), port: 80 };
+        let probe = world.shared.probes.start(id, host.into(), to, world.now).unwrap();
+        let sent = world.send_probes();
+        let inside = |(to, bytes): &(DeviceId, Vec<u8>)| {
+            assert_eq!(*to, INSIDE);
+            let seen = Seen::of(bytes);
+            assert_eq!(seen.macs, (INSIDE_MAC, mac_of(real(v6, 12))));
+            if method == Forwarding::Tunnel { Seen::of(&seen.inner()) } else { seen }
+        };
+        let syn = inside(&sent[0]);
+        assert_eq!((syn.source, syn.destination, syn.flags), (host, vip(v6), Some(SYN)));
+        assert_eq!((syn.ports.1, sent.len()), (80, 1));
+        assert_eq!(world.shared.probes.answer(probe), None);
+        world.advance(Duration::from_millis(3));
+        // From the VIP, whoever it is, but not to this port, or from another one: no answer to it.
+        let answer =
+            Frame { source: vip(v6), destination: host, ..Frame::answer_to(&syn, SYN | ACK) };
+        let answer = Frame { payload: vec![], ..answer }.numbered(700, syn.numbers.0 + 1);
+        for odd in [
+            answer.clone().to(host, syn.ports.0 + 1),
+            answer.clone().by_port(81),
+            answer.clone().from(client(v6)),
+            Frame { flags: Some(ACK), ..answer.clone() },
+        ] {
+            assert_eq!(world.receive(INSIDE, &odd).dropped(), Reason::NoReplyConnection);
+        }
+        let mut fate = world.receive(INSIDE, &answer);
+        assert_eq!(fate.verdict, Verdict::Held);
+        let reset = inside(&fate.sent.pop().unwrap());
+        assert_eq!((reset.flags, reset.numbers.0), (Some(RST), syn.numbers.0 + 1));
+        assert_eq!((reset.ports, reset.destination), (syn.ports, vip(v6)));
+        assert_eq!(world.shared.probes.answer(probe), Some((PathAnswer::Answered, 3000)));
+        world.shared.probes.finish(probe);
+        assert_eq!(world.receive(INSIDE, &answer).dropped(), Reason::NoReplyConnection);
+        assert!(world.conns().is_empty() && world.shared.probes.is_idle());
+    }
+}
+
+#[test]
+fn a_path_probe_is_refused_or_not_sent() {
+    let service = web(false, Protocol::Tcp, Forwarding::Direct).real(real(false, 11), None, 1);
+    let mut world = World::new(std::slice::from_ref(&service));
+    let id = world.real_id(real(false, 11));
+    let to = Endpoint { address: vip(false).into(), port: 80 };
+    let start = |world: &World| {
+        let source = own(false, INSIDE).into();
+        world.shared.probes.start(id, source, to, world.now)
+    };
+    let probe = start(&world).unwrap();
+    let syn = Seen::of(&world.send_probes()[0].1);
+    let refused = Frame { payload: vec![], ..Frame::answer_to(&syn, RST | ACK) };
+    let fate = world.receive(INSIDE, &refused);
+    assert_eq!((fate.verdict, fate.sent.len()), (Verdict::Held, 0), "an RST is not answered");
+    let answer = world.shared.probes.answer(probe).unwrap();
+    assert_eq!(answer.0, PathAnswer::Refused);
+    world.shared.probes.finish(probe);
+    world.hop(real(false, 11), |hop| hop.state = HopState::Unresolved);
+    let probe = start(&world).unwrap();
+    assert!(world.send_probes().is_empty());
+    assert_eq!(world.shared.probes.answer(probe).unwrap().0, PathAnswer::NotSent);
+    let more = (0..100).filter_map(|_| start(&world)).count();
+    assert_eq!(more, 63, "a bounded number at one time");
 }
 
 #[test]

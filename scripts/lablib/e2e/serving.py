@@ -319,8 +319,10 @@ http {{
                 finally:
                     extra = "nodad" if m.family == V6 else ""
                     self.net.batch("real-b", [f"addr add {m.vip}/{length} dev lo {extra}"])
+                wait.until(lambda p=probe: p() == ["answered"] * 3, f"{m.name} {m.family}: b is back", 5)
                 closed = [{**t, "vip_port": 4} for t in targets]
-                expect(probe(closed) == ["refused"] * 3, f"{m.name} {m.family}: {probe(closed)}")
+                refused = probe(closed)
+                expect(refused == ["refused"] * 3, f"{m.name} {m.family}: {refused}")
                 for _ in range(3):
                     self.works(m)
             expect(not any(c["state"] == "SYN_RECV" for c in self.balancer.conns()), "a probe is a connection")
