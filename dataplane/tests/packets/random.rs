@@ -102,6 +102,28 @@ impl Play {
         }
     }
 
+    fn reload(&mut self, what: u8) {
+        let mut services = services();
+        for service in &mut services {
+            match what {
+                0 => {}
+                1 => drop(service.reals.pop()),
+                2 => service.fallback.extend(service.reals.pop()),
+                3..=5 => {
+                    service.reals[1].down = true;
+                    service.dead = [Dead::Keep, Dead::Reset, Dead::Move][what as usize - 3];
+                }
+                6 => {
+                    service.reals[0].weight = Weight::DRAINED;
+                    service.reals[0].templates = Templates::Honour;
+                }
+                _ => service.reals[1].weight = Default::default(),
+            }
+        }
+        self.world.reload(&services);
+        self.world.audit();
+    }
+
     fn act(&mut self, act: &Act) {
         match *act {
             Act::Client(v6, flags, who, port) => {
@@ -138,27 +160,7 @@ impl Play {
                 self.world.advance(Duration::from_millis(u64::from(seconds) * 300))
             }
             Act::Sweep => self.world.sweep(),
-            Act::Reload(what) => {
-                let mut services = services();
-                for service in &mut services {
-                    match what {
-                        0 => {}
-                        1 => drop(service.reals.pop()),
-                        2 => service.fallback.extend(service.reals.pop()),
-                        3..=5 => {
-                            service.reals[1].down = true;
-                            service.dead = [Dead::Keep, Dead::Reset, Dead::Move][what as usize - 3];
-                        }
-                        6 => {
-                            service.reals[0].weight = Weight::DRAINED;
-                            service.reals[0].templates = Templates::Honour;
-                        }
-                        _ => service.reals[1].weight = Default::default(),
-                    }
-                }
-                self.world.reload(&services);
-                self.world.audit();
-            }
+            Act::Reload(what) => self.reload(what),
             Act::End(v6, n) => {
                 let how = [How::Reset, How::Drop, How::Move][usize::from(n) % 3];
                 let address = real(v6, 11 + n / 3);
