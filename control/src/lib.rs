@@ -4,15 +4,24 @@
 //! to [`node`] is the core: pure, no I/O, no clock; time and bytes are arguments, effects are
 //! values. [`io`] carries them out, on one thread. Control may die at any moment: the data plane goes on
 //! forwarding, and a new control process needs nothing but the configuration file.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 // Core.
-pub mod config;
-pub mod log;
-pub mod node;
-pub mod plan;
 pub mod time;
+pub mod log;
+pub mod event;
+pub mod check;
+pub mod sorry;
+pub mod alert;
+pub mod config;
+pub mod overrides;
 pub mod verbs;
+pub mod compare;
+pub mod health;
+pub mod plan;
+pub mod spare;
+pub mod metrics;
+pub mod node;
 
 // Shell.
 pub mod io;

@@ -24,12 +24,30 @@ struct Cli {
     /// Directory of the sockets, if not /run/<instance>.
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
+    /// Directory of what survives a restart, if not /var/lib/xvip/<instance>.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+/// Closes what whoever started us left open: scripts that check servers would inherit it. First of
+/// all, when nothing of ours is open yet.
+fn close_inherited() {
+    let Ok(listing) = std::fs::read_dir("/proc/self/fd") else { return };
+    let names = listing.flatten().map(|entry| entry.file_name());
+    let numbers: Vec<i32> = names.filter_map(|n| n.to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|n| *n > 2) {
+        // That of the listing itself is closed already.
+        let _ = nix::unistd::close(number);
+    }
 }
 
 fn main() -> ExitCode {
+    close_inherited();
     let cli = Cli::parse();
     let run_dir = cli.run_dir.unwrap_or_else(|| PathBuf::from("/run").join(&cli.instance));
-    let options = Options { config: cli.config, instance: cli.instance, run_dir };
+    let state_dir = cli.state_dir;
+    let state_dir = state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/xvip").join(&cli.instance));
+    let options = Options { state_dir, config: cli.config, instance: cli.instance, run_dir };
     let error = match io::run(options) {
         Ok(status) => return ExitCode::from(status),
         Err(error) => error,

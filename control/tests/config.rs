@@ -7,10 +7,20 @@ use std::fmt::Write;
 use std::path::Path;
 
 use control::config::{self, Errors, SHOWN_MAX};
+use control::health::Health;
+use control::overrides::Overrides;
+use control::time::Instant;
+use dataplane_api::service::Snapshot;
 use proptest::prelude::*;
 
 fn errors(text: &str) -> Errors {
     config::parse(text, "xvip.toml").unwrap_err()
+}
+
+fn plan(config: &config::Config) -> Snapshot {
+    let mut health = Health::default();
+    health.configure(config, Instant::default());
+    control::plan::plan(config, &health, &Overrides::default()).snapshot
 }
 
 fn golden(name: &str) {
@@ -46,13 +56,39 @@ fn errors_inside_a_service_are_all_shown_at_once() {
 }
 
 #[test]
+fn mistakes_in_checks_of_wire_protocols_are_all_shown_and_no_secret_is() {
+    golden("checks_wire");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
+    let text = std::fs::read_to_string(dir.join("checks_wire.toml")).unwrap();
+    let report = errors(&text).to_string();
+    assert!(!report.contains("hunter"), "{report}");
+}
+
+#[test]
+fn mistakes_in_checks_of_text_protocols_are_all_shown_and_no_password_is() {
+    golden("checks_text");
+    let report = std::fs::read_to_string("tests/config/checks_text.txt").unwrap();
+    assert!(!report.contains("hunter2"), "{report}");
+}
+
+#[test]
 fn an_address_has_one_role_and_one_family() {
     golden("addresses");
 }
 
 #[test]
+fn mistakes_in_checks_have_their_place_and_a_suggestion() {
+    golden("checks");
+}
+
+#[test]
 fn overlapping_ports_show_both_places() {
     golden("overlaps");
+}
+
+#[test]
+fn maintenance_sorry_pages_and_fallbacks_are_read_with_care() {
+    golden("operate");
 }
 
 #[test]
@@ -139,7 +175,7 @@ fn the_largest_snapshot_fits_into_one_message() {
             writeln!(text, "upper_threshold = 4000000000\nlower_threshold = 4000000000").unwrap();
         }
     }
-    let snapshot = control::plan::plan(&config::parse(&text, "x").unwrap());
+    let snapshot = plan(&config::parse(&text, "x").unwrap());
     let size = serde_json::to_string(&snapshot).unwrap().len();
     assert!(size + 100 < dataplane_api::message::LINE_MAX, "{size}");
 }
@@ -174,7 +210,8 @@ proptest! {
 
     #[test]
     fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let _ = config::parse_bytes(&bytes, "x").map_err(|e| e.to_string());
+        let _ =
+            config::parse_bytes(&bytes, "x", false, &|_| Ok(())).map_err(|e| e.to_string());
     }
 
     /// Files that are nearly right reach deeper than noise does.
@@ -195,7 +232,7 @@ proptest! {
         let text: String = text.into_iter().collect();
         match config::parse(&text, "x") {
             Ok(config) => {
-                let _ = control::plan::plan(&config);
+                let _ = plan(&config);
             }
             Err(errors) => {
                 prop_assert!(errors.count() > 0 && !errors.to_string().is_empty());

@@ -81,12 +81,26 @@ fn examples_of_the_control_socket_are_what_is_spoken() {
             "conns" => round::<verbs::ConnsResult>(&result),
             "counters" => round::<verbs::CountersResult>(&result),
             "reload" => round::<verbs::ReloadResult>(&result),
+            "confirm" | "rollback" => round::<verbs::ConfirmResult>(&result),
+            "plan" => round::<verbs::PlanResult>(&result),
+            "drain" | "enable" | "disable" | "weight" => round::<verbs::ChangeResult>(&result),
+            "overrides" => round::<verbs::OverridesResult>(&result),
+            "why" => round::<dataplane_api::message::Why>(&result),
+            "captured" => round::<dataplane_api::message::Captured>(&result),
+            "capture" | "end-capture" => round::<verbs::CaptureResult>(&result),
+            "events" => round::<verbs::EventsResult>(&result),
+            "alert-test" => round::<verbs::AlertTestResult>(&result),
+            "metrics" => round::<verbs::MetricsResult>(&result),
             other => panic!("{other}"),
         };
         assert_eq!(again, result, "{verb}");
     }
-    for verb in ["hello", "status", "services", "conns", "counters", "reload"] {
-        assert!(seen.iter().any(|s| s == verb), "{verb} has no example");
+    let told = ["events", "alert-test", "metrics"];
+    let maintained = ["drain", "enable", "disable", "weight", "overrides"];
+    let others = ["confirm", "rollback", "plan", "why", "capture", "captured", "end-capture"];
+    let told = told.iter().chain(&maintained).chain(&others);
+    for verb in ["hello", "status", "services", "conns", "counters", "reload"].iter().chain(told) {
+        assert!(seen.iter().any(|s| s == *verb), "{verb} has no example");
     }
     assert!(replies >= seen.len());
 }
@@ -158,6 +172,60 @@ fn every_counter_is_explained_and_none_that_does_not_exist() {
 }
 
 #[test]
+fn every_metric_and_every_kind_of_event_is_explained_and_none_that_does_not_exist() {
+    let rows = |heading: &str| {
+        let section = OPERATING.split_once(heading).unwrap().1;
+        section.split("\n#").next().unwrap().to_owned()
+    };
+    let metrics = rows("\n### Metrics\n");
+    let documented: Vec<_> = first_column(&metrics).into_iter().skip(1).collect();
+    let names: Vec<_> = control::metrics::ALL.iter().map(|m| m.name).collect();
+    assert_eq!(documented, names);
+    for metric in control::metrics::ALL {
+        let line = metrics.lines().find(|l| l.starts_with(&format!("| `{}` |", metric.name)));
+        let line = line.unwrap();
+        let kind = format!("| {} |", format!("{:?}", metric.kind).to_lowercase());
+        assert!(line.contains(&kind) && line.contains(metric.help), "{line}");
+        assert!(metric.labels.iter().all(|l| line.contains(&format!("`{l}`"))), "{line}");
+    }
+    let kinds = rows("\n### Kinds of events\n");
+    let documented: Vec<_> = first_column(&kinds).into_iter().skip(1).collect();
+    let names: Vec<_> = control::event::Kind::ALL.iter().map(|k| k.name()).collect();
+    assert_eq!(documented, names);
+    for kind in control::event::Kind::ALL {
+        let start = format!("| `{}` | {} |", kind.name(), kind.severity());
+        assert!(kinds.lines().any(|l| l.starts_with(&start)), "{start}");
+    }
+}
+
+#[test]
+fn every_metric_on_the_dashboard_exists() {
+    let dashboard = include_str!("../../docs/grafana/xvip.json");
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    let mut expressions = Vec::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            expressions.push(target["expr"].as_str().unwrap());
+        }
+    }
+    assert!(expressions.len() > 40, "{} expressions", expressions.len());
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        expressions.extend(variable["definition"].as_str());
+    }
+    let word = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    for expression in expressions {
+        let named = expression.split(word).filter(|w| w.starts_with("xvip_"));
+        let names: Vec<_> = named.collect();
+        assert!(!names.is_empty(), "{expression}");
+        for name in names {
+            let base = name.strip_suffix("_bucket").unwrap_or(name);
+            let there = control::metrics::ALL.iter().any(|m| m.name == base);
+            assert!(there, "{name}, in {expression}");
+        }
+    }
+}
+
+#[test]
 fn every_module_of_the_data_plane_is_on_the_map_in_its_order() {
     let modules = MODULES.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';'));
     let map = ARCHITECTURE.split_once("\n## The modules").unwrap().1;
@@ -183,7 +251,13 @@ fn files(directory: &Path, ending: &str, found: &mut Vec<PathBuf>) {
 #[test]
 fn every_test_that_is_named_exists() {
     let mut sources = Vec::new();
-    for (directory, ending) in [("dataplane", ".rs"), ("control", ".rs"), ("scripts", ".py")] {
+    for (directory, ending) in [
+        ("dataplane", ".rs"),
+        ("control", ".rs"),
+        ("pktgen", ".rs"),
+        ("perf", ".rs"),
+        ("scripts", ".py"),
+    ] {
         files(&root().join(directory), ending, &mut sources);
     }
     let text: String = sources.iter().map(|p| std::fs::read_to_string(p).unwrap()).collect();

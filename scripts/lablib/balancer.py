@@ -36,6 +36,7 @@ class Balancer:
         self.directory = pathlib.Path(directory)
         self.config = self.directory / "xvip.toml"
         self.run_dir = pathlib.Path("/run") / instance
+        self.state_dir = self.directory / "state"
         self.table = pathlib.Path("/dev/shm") / f"{instance}.table"
         self.dataplane = None
         self.control = None
@@ -64,7 +65,7 @@ class Balancer:
         self.starts += 1
         self.control = self.net.start(self.node, f"control-{self.starts}", [
             binary_directory() / "xvip-control", "--config", self.config,
-            "--instance", self.instance, "--run-dir", self.run_dir])
+            "--instance", self.instance, "--run-dir", self.run_dir, "--state-dir", self.state_dir])
         return self.control
 
     def start(self, text=None, ready=True, seconds=20):
@@ -101,6 +102,7 @@ class Balancer:
 
     def sweep(self):
         """Removes what processes that were killed have left on the machine."""
+        shutil.rmtree(self.state_dir, ignore_errors=True)
         return self.sweep_instance(self.instance)
 
     @staticmethod

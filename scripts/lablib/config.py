@@ -4,10 +4,12 @@ import json
 
 
 def value(v):
-    """A TOML value; JSON strings, numbers, booleans and arrays are TOML as well."""
+    """A TOML value; JSON strings, numbers and booleans are TOML as well."""
     if isinstance(v, dict):
         inner = ", ".join(f"{k} = {value(x)}" for k, x in v.items())
         return f"{{ {inner} }}"
+    if isinstance(v, (list, tuple)):
+        return f"[{', '.join(value(x) for x in v)}]"
     return json.dumps(v)
 
 
@@ -31,15 +33,15 @@ def service(name, listen, reals, forwarding="nat", scheduler="wrr", protocol="tc
 
 
 def document(services, interfaces, cores=(0,), fullnat=(), connections=65536, poll="adaptive",
-             node="lab", lease=None, timeouts=None, interface_keys=None,
+             node="lab", lease=None, timeouts=None, interface_keys=None, control=None,
              **engine):
     """The whole file."""
     parts = [
         table("[node]", {"name": node}),
         table("[engine]", {"cores": list(cores), "poll": poll, "connections": connections, **engine}),
     ]
-    if lease:
-        parts.append(table("[control]", {"lease": lease}))
+    if lease or control:
+        parts.append(table("[control]", {"lease": lease, **(control or {})}))
     if timeouts:
         parts.append(table("[timeouts]", timeouts))
     for name in interfaces:

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-const UNITS: [(&str, u64); 5] =
-    [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+use crate::time::UNITS;
+pub use crate::time::show_duration as show;
 
 /// Reads a duration: numbers each with a unit, units in falling order, each at most once.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn parse(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total: u64 = 0;
     let mut below = u64::MAX;
@@ -24,19 +25,6 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
         rest = &rest[letters..];
     }
     (below != u64::MAX).then(|| Duration::from_millis(total))
-}
-
-/// The shortest way to write a duration; reads back as the same.
-pub fn show(duration: Duration) -> String {
-    let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let mut text = String::new();
-    for (name, unit) in UNITS.iter().rev() {
-        if rest >= *unit {
-            text.push_str(&format!("{}{name}", rest / unit));
-            rest %= unit;
-        }
-    }
-    if text.is_empty() { "0s".to_owned() } else { text }
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! What is wrong with a configuration file, where, and what would be right.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::Serialize;
@@ -63,9 +65,30 @@ impl Error {
 pub(super) struct Sink {
     errors: Vec<Error>,
     more: usize,
+    /// Everybody can read the file: it must hold no secret.
+    pub(super) public: bool,
+    /// Where secrets stand; no picture shows them.
+    secrets: Vec<Range<usize>>,
+    /// Files with secrets, and where they are named.
+    secret_files: Vec<(PathBuf, Range<usize>)>,
 }
 
 impl Sink {
+    /// Notes a file that holds a secret, to be looked at in the end.
+    pub(super) fn secret_file(&mut self, path: PathBuf, span: Range<usize>) {
+        self.secret_files.push((path, span));
+    }
+
+    /// Looks at every file with a secret.
+    pub(super) fn inspect_secrets(&mut self, inspect: &dyn Fn(&Path) -> Result<(), String>) {
+        for (path, span) in std::mem::take(&mut self.secret_files) {
+            if let Err(message) = inspect(&path) {
+                let message = format!("{}: {}", printable(&path.display().to_string()), message);
+                self.push(Error::new(span, message, "a file that others cannot read"));
+            }
+        }
+    }
+
     /// Notes an error.
     pub(super) fn push(&mut self, error: Error) {
         if self.errors.len() < SHOWN_MAX {
@@ -73,6 +96,11 @@ impl Sink {
         } else {
             self.more += 1;
         }
+    }
+
+    /// Notes where a secret stands.
+    pub(super) fn hide(&mut self, span: Range<usize>) {
+        self.secrets.push(span);
     }
 
     /// Whether nothing was wrong.
@@ -85,7 +113,9 @@ impl Sink {
         self.errors.sort_by_key(|e| (e.span.start, e.span.end));
         let lines = Lines::of(text);
         let list = self.errors.iter().map(|e| lines.finding(e)).collect();
-        let pictures = self.errors.iter().map(|e| lines.picture(e, file)).collect();
+        let masked = mask(text, &self.secrets);
+        let shown = Lines::of(&masked);
+        let pictures = self.errors.iter().map(|e| shown.picture(e, file)).collect();
         Errors { file: printable(file), list, pictures, more: self.more }
     }
 }
@@ -167,6 +197,17 @@ impl fmt::Display for Errors {
 }
 
 impl std::error::Error for Errors {}
+
+/// `text` with a `*` for each byte of the secrets in it; ends of lines stay.
+fn mask<'t>(text: &'t str, secrets: &[Range<usize>]) -> Cow<'t, str> {
+    let mut bytes = text.as_bytes().to_vec();
+    for secret in secrets {
+        let hidden = bytes.get_mut(secret.clone()).unwrap_or_default();
+        hidden.iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b'*');
+    }
+    // Spans of values begin and end at characters, so that what is left is text.
+    String::from_utf8(bytes).map_or(Cow::Borrowed(text), Cow::Owned)
+}
 
 /// Where each line of a text begins.
 struct Lines<'a> {

@@ -3,16 +3,22 @@
 //! Pure: text in, [`Config`] or [`Errors`] out: every one, with its place and what is allowed.
 //! No input makes it panic. The file's language is explained in `docs/config.md`.
 
+mod alert;
 mod check;
+mod checks;
 mod duration;
 mod error;
+mod health;
 pub mod keys;
 mod read;
 mod service;
+mod spare;
 mod suggest;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane_api::service::{
@@ -20,10 +26,16 @@ use dataplane_api::service::{
 };
 use toml::de::{DeTable, DeValue};
 
-pub use duration::show as show_duration;
+pub use alert::TARGETS_MAX;
+pub use checks::CHECKS_MAX;
+pub use duration::{parse as parse_duration, show as show_duration};
 use error::{Error, Sink, printable};
 pub use error::{Errors, Finding, SHOWN_MAX};
 use read::{At, Section, as_integer, wrong_type};
+pub(crate) use suggest::nearest;
+
+use crate::check::{Check, Rules};
+use crate::sorry::Sorry;
 
 /// Longest file, in bytes.
 pub const FILE_MAX: u64 = 4 << 20;
@@ -62,6 +74,10 @@ pub struct Config {
     pub local: LocalPool,
     /// Where replies to clients go.
     pub reply: ReplyPath,
+    /// Who is told of what happens.
+    pub alert: crate::alert::Settings,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// Services, in the order of the file.
     pub services: Vec<Entry>,
 }
@@ -71,6 +87,12 @@ pub struct Config {
 pub struct Entry {
     /// What the operator wants the data plane to do; [`crate::plan`] decides what it is told.
     pub service: Service,
+    /// The checks of each of `service.reals`, in that order; none for a real that is not checked.
+    pub checks: Vec<Arc<[Check]>>,
+    /// How their outcomes are joined, and what follows from them.
+    pub health: Rules,
+    /// What clients are told when nobody is left to serve them.
+    pub sorry: Option<Sorry>,
 }
 
 /// `[node]`: what differs between the nodes of a pair.
@@ -87,12 +109,33 @@ pub struct Control {
     pub lease: Duration,
     /// What an orderly stop does with the VIPs.
     pub on_stop: OnStop,
+    /// Who may do everything on the control socket, beside root and control's own user.
+    pub operators: Option<Group>,
+    /// Who may look.
+    pub readers: Option<Group>,
+    /// Directory whose files take reals out.
+    pub maintenance_dir: Option<PathBuf>,
 }
 
 impl Default for Control {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(3), on_stop: OnStop::Release }
+        Self {
+            lease: Duration::from_secs(3),
+            on_stop: OnStop::Release,
+            operators: None,
+            readers: None,
+            maintenance_dir: None,
+        }
     }
+}
+
+/// A group of users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Name, or number as text.
+    pub name: String,
+    /// Number; the shell fills it in ([`crate::io`]), since only the system knows.
+    pub gid: Option<u32>,
 }
 
 /// What an orderly stop of control does with the VIPs.
@@ -109,6 +152,20 @@ pub enum OnStop {
 /// # Errors
 /// Everything that is wrong, up to [`SHOWN_MAX`] errors in detail.
 pub fn parse(text: &str, file: &str) -> Result<Config, Errors> {
+    parse_with(text, file, false, &|_| Ok(()))
+}
+
+/// As [`parse`]; `public`: everybody can read the file, so that it must hold no secret; `inspect`
+/// says what is wrong with a file that holds one, if anything is.
+///
+/// # Errors
+/// As [`parse`], and what `inspect` finds.
+pub fn parse_with(
+    text: &str,
+    file: &str,
+    public: bool,
+    inspect: &dyn Fn(&Path) -> Result<(), String>,
+) -> Result<Config, Errors> {
     if text.len() as u64 > FILE_MAX {
         return Err(Errors::unreadable(file, "file is larger than 4 MiB", None));
     }
@@ -118,6 +175,7 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Errors> {
     }
     let (table, syntax) = DeTable::parse_recoverable(text);
     let mut sink = Sink::default();
+    sink.public = public;
     for error in &syntax {
         let span = error.span().unwrap_or_default();
         // A repeated report on one place says nothing new.
@@ -127,16 +185,22 @@ pub fn parse(text: &str, file: &str) -> Result<Config, Errors> {
         return Err(sink.report(text, file));
     }
     let config = read(table.get_ref(), text.len(), &mut sink);
+    sink.inspect_secrets(inspect);
     if sink.is_empty() { Ok(config) } else { Err(sink.report(text, file)) }
 }
 
-/// Reads the bytes of a file; see [`parse`].
+/// Reads the bytes of a file; see [`parse_with`].
 ///
 /// # Errors
-/// As [`parse`], and bytes that are not UTF-8.
-pub fn parse_bytes(bytes: &[u8], file: &str) -> Result<Config, Errors> {
+/// As [`parse_with`], and bytes that are not UTF-8.
+pub fn parse_bytes(
+    bytes: &[u8],
+    file: &str,
+    public: bool,
+    inspect: &dyn Fn(&Path) -> Result<(), String>,
+) -> Result<Config, Errors> {
     match std::str::from_utf8(bytes) {
-        Ok(text) => parse(text, file),
+        Ok(text) => parse_with(text, file, public, inspect),
         Err(error) => {
             let before = &bytes[..error.valid_up_to()];
             let line = before.iter().filter(|b| **b == b'\n').count() + 1;
@@ -175,8 +239,10 @@ fn read(table: &DeTable<'_>, end: usize, sink: &mut Sink) -> Config {
         .map(|s| service::read(s, timeouts, sink))
         .collect();
     check::check(&placed, &local, &local_spans, sink);
-    let services = placed.into_iter().map(|p| Entry { service: p.service }).collect();
-    Config { node, control, engine, interfaces, timeouts, local, reply, services }
+    let names: Vec<&str> = placed.iter().map(|p| p.service.name.as_str()).collect();
+    let (alert, metrics) = (alert::read(&top, &names, sink), alert::metrics(&top, sink));
+    let services = placed.into_iter().map(service::Placed::entry).collect();
+    Config { node, control, engine, interfaces, timeouts, local, reply, alert, metrics, services }
 }
 
 /// Whether `name` is 1 to 63 bytes of `[A-Za-z0-9._-]`.
@@ -210,8 +276,33 @@ fn control(top: &Section<'_>, sink: &mut Sink) -> Control {
         control.lease = s.duration("lease", range, sink).unwrap_or(control.lease);
         let stops = [("release", OnStop::Release), ("keep", OnStop::Keep)];
         control.on_stop = s.choice("on_stop", &stops, sink).unwrap_or(control.on_stop);
+        control.operators = group(&s, "operators", sink);
+        control.readers = group(&s, "readers", sink);
+        control.maintenance_dir = directory(&s, "maintenance_dir", sink);
     }
     control
+}
+
+fn group(section: &Section<'_>, key: &str, sink: &mut Sink) -> Option<Group> {
+    let name = section.string(key, sink)?;
+    // What groupadd(8) accepts, or a number.
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-$".contains(&b);
+    if (1..=32).contains(&name.value.len()) && name.value.bytes().all(allowed) {
+        return Some(Group { name: name.value.to_owned(), gid: None });
+    }
+    let message = format!("`{}` is not the name of a group", printable(name.value));
+    sink.push(Error::new(name.span, message, "expected a name like \"xvip\", or a number"));
+    None
+}
+
+fn directory(section: &Section<'_>, key: &str, sink: &mut Sink) -> Option<PathBuf> {
+    let path = section.string(key, sink)?;
+    if path.value.starts_with('/') && !path.value.contains('\0') && path.value.len() < 4096 {
+        return Some(PathBuf::from(path.value));
+    }
+    let message = format!("`{}` is not an absolute path", printable(path.value));
+    sink.push(Error::new(path.span, message, "expected like \"/etc/xvip/maintenance\""));
+    None
 }
 
 fn engine(top: &Section<'_>, sink: &mut Sink) -> Engine {

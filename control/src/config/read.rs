@@ -75,6 +75,17 @@ impl<'a> Section<'a> {
         keys: &[&str],
         sink: &mut Sink,
     ) -> Vec<Section<'a>> {
+        let tables = self.tables(key, title, sink);
+        tables.into_iter().map(|(t, span)| Section::open(t, span, title, keys, sink)).collect()
+    }
+
+    /// The tables of the array `key`, not opened: for those whose keys depend on what they say.
+    pub(super) fn tables(
+        &self,
+        key: &str,
+        title: &'static str,
+        sink: &mut Sink,
+    ) -> Vec<(&'a DeTable<'a>, Range<usize>)> {
         let Some(value) = self.table.get(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
             let (what, kind) = (describe(value.get_ref()), format!("`{key}`"));
@@ -86,16 +97,14 @@ impl<'a> Section<'a> {
             sink.push(error.help(format!("write {title}, with two brackets")));
             return Vec::new();
         };
-        let mut sections = Vec::new();
+        let mut tables = Vec::new();
         for item in array {
             match item.get_ref() {
-                DeValue::Table(table) => {
-                    sections.push(Section::open(table, item.span(), title, keys, sink));
-                }
+                DeValue::Table(table) => tables.push((table, item.span())),
                 other => wrong_type(sink, item.span(), key, "a list of tables", other),
             }
         }
-        sections
+        tables
     }
 
     /// Reports the absence of `key`.

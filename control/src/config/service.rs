@@ -2,17 +2,22 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 
 use dataplane_api::service::{
-    Dead, Forwarding, Listen, Persistence, Protocol, Real, Scheduler, SchedulerFlags, Service,
-    Templates, Timeouts, Weight,
+    Forwarding, Listen, Persistence, Protocol, Real, Scheduler, SchedulerFlags, Service, Templates,
+    Timeouts, Weight,
 };
 use toml::de::DeValue;
 
+use super::checks::{self, Context};
 use super::error::{Error, Sink, printable};
 use super::keys;
 use super::read::{At, Section};
-use super::{checked_name, timeouts};
+use super::spare;
+use super::{Entry, checked_name, health, timeouts};
+use crate::check::{Check, Rules};
+use crate::sorry::Sorry;
 
 pub(super) const PROTOCOLS: &[(&str, Protocol)] = &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 pub(super) const FORWARDINGS: &[(&str, Forwarding)] = &[
@@ -49,6 +54,18 @@ pub(super) struct Placed {
     pub(super) listen: Vec<Range<usize>>,
     /// Address of each of `service.reals`.
     pub(super) reals: Vec<Range<usize>>,
+    /// The checks of each of `service.reals`.
+    pub(super) checks: Vec<Arc<[Check]>>,
+    pub(super) health: Rules,
+    pub(super) sorry: Option<Sorry>,
+}
+
+impl Placed {
+    /// Without the places.
+    pub(super) fn entry(self) -> Entry {
+        let Self { service, checks, health, sorry, .. } = self;
+        Entry { service, checks, health, sorry }
+    }
 }
 
 /// Reads a service; what is wrong is left out and reported.
@@ -65,31 +82,39 @@ pub(super) fn read(section: &Section<'_>, defaults: Timeouts, sink: &mut Sink) -
     let timeouts = section
         .section("timeouts", "`timeouts`", keys::TIMEOUTS, sink)
         .map(|s| timeouts(&s, defaults, sink));
-    let mut reals = Vec::new();
-    let mut real_spans = Vec::new();
+    let forwarding = forwarding.unwrap_or(Forwarding::Nat);
+    let context = Context { listen: &listen };
+    let (health, dead) = health::read(section, protocol, sink);
+    let shared = checks::read(section, &context, sink).unwrap_or_default();
+    let (mut reals, mut real_spans, mut checks) = (Vec::new(), Vec::new(), Vec::new());
     for s in section.sections("real", "[[service.real]]", keys::REAL, sink) {
-        let forwarding = forwarding.unwrap_or(Forwarding::Nat);
+        let own = checks::read(&s, &context, sink);
         if let Some((real, span)) = real(&s, forwarding, &listen, sink) {
+            let own = own.as_ref().unwrap_or(&shared);
+            checks.push(checks::resolve(own, &real, &span, &context, sink).into());
             reals.push(real);
             real_spans.push(span);
         }
     }
+    let fallback = spare::fallback(section, forwarding, &listen, &reals, sink);
+    let sorry = spare::sorry(section, protocol, &listen, sink);
     let service = Service {
         name: name.as_ref().map_or_else(String::new, |n| n.value.to_owned()),
         protocol,
         listen,
-        forwarding: forwarding.unwrap_or(Forwarding::Nat),
+        forwarding,
         scheduler: scheduler.unwrap_or_default(),
         scheduler_flags,
         persistence,
         timeouts,
-        dead: Dead::default(),
-        sorry: false,
+        dead,
+        sorry: sorry.is_some(),
         reals,
-        fallback: Vec::new(),
+        fallback,
     };
     let name = name.map_or_else(|| section.span.clone(), |n| n.span);
-    Placed { service, span: section.span.clone(), name, listen: listen_spans, reals: real_spans }
+    let (span, listen, reals) = (section.span.clone(), listen_spans, real_spans);
+    Placed { service, span, name, listen, reals, checks, health, sorry }
 }
 
 fn listens(section: &Section<'_>, sink: &mut Sink) -> (Vec<Listen>, Vec<Range<usize>>) {
@@ -274,7 +299,7 @@ fn check_thresholds(
     }
 }
 
-fn parse_address(text: &str) -> Option<(IpAddr, Option<u16>)> {
+pub(super) fn parse_address(text: &str) -> Option<(IpAddr, Option<u16>)> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some((address, None));
     }
@@ -288,7 +313,7 @@ fn parse_address(text: &str) -> Option<(IpAddr, Option<u16>)> {
     }
 }
 
-fn bad_address(text: &At<&str>) -> Error {
+pub(super) fn bad_address(text: &At<&str>) -> Error {
     let message = format!("`{}` is not the address of a real server", printable(text.value));
     let allowed = "expected like 10.0.1.1:80, [2001:db8::1]:80, or the address alone";
     let error = Error::new(text.span.clone(), message, allowed);
@@ -300,7 +325,7 @@ fn bad_address(text: &At<&str>) -> Error {
 }
 
 /// `direct` and `tunnel` leave the packet as it is, so the port is the one the client used.
-fn check_port_kept(
+pub(super) fn check_port_kept(
     port: Option<u16>,
     forwarding: Forwarding,
     listen: &[Listen],

@@ -1,7 +1,7 @@
 //! "Did you mean": the nearest of a few words.
 
 /// The candidate that a typist most likely meant by `word`, if any is near enough.
-pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     // A long word is garbage, not a slip; this also bounds the work.
     if word.len() > 40 {
         return None;

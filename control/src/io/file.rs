@@ -2,24 +2,32 @@
 
 use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 
+use super::{here, secret};
 use crate::config::{self, Config, Errors, FILE_MAX};
 
 /// Reads and validates the whole file.
 ///
 /// # Errors
-/// The file cannot be read, or what [`config::parse`] finds wrong with it.
+/// The file cannot be read, or what [`config::parse`] finds wrong with it, or it names what this
+/// machine does not have.
 pub fn load(path: &Path) -> Result<Config, Errors> {
     let name = path.display().to_string();
-    let bytes = read(path).map_err(|message| Errors::unreadable(&name, message, None))?;
-    config::parse_bytes(&bytes, &name)
+    let read = read(path).map_err(|message| Errors::unreadable(&name, message, None))?;
+    here::complete(config::parse_bytes(&read.bytes, &name, read.public, &secret::inspect)?, &name)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+struct Contents {
+    bytes: Vec<u8>,
+    /// Everybody can read it.
+    public: bool,
+}
+
+fn read(path: &Path) -> Result<Contents, String> {
     // Non-blocking, so that a FIFO put in the file's place cannot hold us.
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
@@ -34,7 +42,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     if bytes.len() as u64 > FILE_MAX {
         return Err(format!("file is larger than {} MiB", FILE_MAX >> 20));
     }
-    Ok(bytes)
+    Ok(Contents { bytes, public: metadata.mode() & 0o004 != 0 })
 }
 
 #[cfg(test)]
@@ -60,6 +68,23 @@ mod tests {
         let fifo = dir.path().join("fifo");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
         assert!(complaint(&fifo).contains("not a regular file"));
+    }
+
+    #[test]
+    fn a_password_in_a_file_that_everybody_can_read_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("xvip.toml");
+        let text = "[[interface]]\nname = \"eth0\"\n[[service]]\nname = \"mail\"\n\
+                    listen = \"192.0.2.10:143\"\n[[service.check]]\ntype = \"imaps\"\n\
+                    user = \"probe\"\npassword = \"hunter2\"\n";
+        std::fs::write(&path, text).unwrap();
+        let chmod = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode));
+        chmod(0o644).unwrap();
+        let complaint = complaint(&path);
+        assert!(complaint.contains(":9:12: `password` holds a secret"), "{complaint}");
+        chmod(0o640).unwrap();
+        assert!(!format!("{:?}", load(&path).unwrap()).contains("hunter2"));
     }
 
     #[test]

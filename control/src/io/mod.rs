@@ -4,10 +4,22 @@
 //! does what is due on every call, so that no flood of messages can hold up the lease.
 
 mod agent;
+mod alert;
+mod command;
 pub mod file;
+mod here;
 mod line;
 pub mod log;
+mod mail;
+mod maintenance;
+mod metrics;
+mod peer;
+pub mod probe;
+mod secret;
 mod socket;
+mod sorry;
+mod store;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, TryLockError};
@@ -20,19 +32,25 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::Errors;
+use crate::config::{self, Config, Errors};
 use crate::log::{Level, Record};
 use crate::node::{ClientId, Identity, Input, Node, Output};
 use crate::time::{Instant, Stamp};
 use log::Log;
+use probe::prober::{Prober, RUNS_MAX};
 use socket::Socket;
-pub use socket::{CLIENTS_MAX, IDLE_MAX, TRANSFER_MAX};
+pub use socket::{CLIENTS_MAX, IDLE_MAX, READERS_MAX, TRANSFER_MAX};
 
 /// Events that wait for the loop; whoever sends more waits.
 const EVENTS: usize = 64;
 
 /// File descriptors wanted: clients, those being turned away, and our own.
-const DESCRIPTORS: u64 = 4 * CLIENTS_MAX as u64;
+const DESCRIPTORS: u64 = 4 * CLIENTS_MAX as u64 + sorry::DESCRIPTORS;
+/// And those of the checks: a run may need two.
+const CHECK_DESCRIPTORS: u64 = 2 * RUNS_MAX as u64;
+
+/// Most reports of checks taken in at a time.
+const RUNS_AT_ONCE: usize = 64;
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -43,6 +61,8 @@ pub struct Options {
     pub instance: String,
     /// Directory of the sockets.
     pub run_dir: PathBuf,
+    /// Directory of what survives a restart.
+    pub state_dir: PathBuf,
 }
 
 /// Reads the name of an instance from the command line: it becomes part of paths.
@@ -93,30 +113,34 @@ pub fn run(options: Options) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the event loop")?;
     let log = Log::start().context("cannot start the log")?;
-    raise_descriptors().context("cannot raise the limit of open files")?;
-    let status = runtime.block_on(serve(options, &log));
+    let descriptors = raise_descriptors().context("cannot raise the limit of open files")?;
+    let runs_max = descriptors.saturating_sub(DESCRIPTORS) / 2;
+    let status = runtime.block_on(serve(options, &log, runs_max));
     // A read of the configuration file that hangs must not keep us.
     runtime.shutdown_background();
     log.finish();
     status
 }
 
-/// As many as clients can take, so that they cannot keep us from the data plane or from our file.
-fn raise_descriptors() -> std::io::Result<()> {
+/// As many as clients and checks can take, so that neither can keep us from the data plane or from
+/// our file. How many there are then.
+fn raise_descriptors() -> std::io::Result<u64> {
+    const WANTED: u64 = DESCRIPTORS + CHECK_DESCRIPTORS;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= DESCRIPTORS) {
-        return Ok(());
+    if current.is_none_or(|current| current >= WANTED) {
+        return Ok(current.unwrap_or(u64::MAX));
     }
-    let wanted = maximum.map_or(DESCRIPTORS, |maximum| maximum.max(DESCRIPTORS));
-    let raised = Rlimit { current: Some(DESCRIPTORS), maximum: Some(wanted) };
-    if setrlimit(Resource::Nofile, raised).is_err() {
-        // Without the right to lift the hard limit: as far as that allows.
-        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    let hard = maximum.map_or(WANTED, |maximum| maximum.max(WANTED));
+    let raised = Rlimit { current: Some(WANTED), maximum: Some(hard) };
+    if setrlimit(Resource::Nofile, raised).is_ok() {
+        return Ok(WANTED);
     }
-    Ok(())
+    // Without the right to lift the hard limit: as far as that allows.
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    Ok(maximum.unwrap_or(u64::MAX))
 }
 
-async fn serve(options: Options, log: &Log) -> anyhow::Result<u8> {
+async fn serve(options: Options, log: &Log, runs_max: u64) -> anyhow::Result<u8> {
     let clock = Clock::start();
     let mut hangup = signal(SignalKind::hangup()).context("cannot catch SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
@@ -132,10 +156,12 @@ async fn serve(options: Options, log: &Log) -> anyhow::Result<u8> {
     let record = record.with("pid", who.pid).with("boot_id", &who.boot_id);
     log.record(&record.with("config", &who.file), Clock::stamp());
     let (events, mut queue) = mpsc::channel(EVENTS);
+    let (prober, mut reports) = Prober::start(usize::try_from(runs_max).unwrap_or(usize::MAX))?;
     let node = Node::new(who, config, clock.now());
-    let mut shell =
-        Shell { node, clock, log, options, events, replies: BTreeMap::new(), agent: None };
+    let mut shell = Shell::start(node, clock, log, options, events, prober)?;
+    let mut runs = Vec::new();
     let mut status = shell.handle(Input::Tick);
+    socket.open_to(shell.node.is_shared());
     while status.is_none() {
         let pause = shell.pause();
         let input = tokio::select! {
@@ -150,9 +176,20 @@ async fn serve(options: Options, log: &Log) -> anyhow::Result<u8> {
                     input
                 }
             },
+            count = reports.recv_many(&mut runs, RUNS_AT_ONCE) => {
+                if count == 0 {
+                    // A new process checks again; this one never would.
+                    bail!("the thread of the checks has ended by a mistake in xvip");
+                }
+                Input::Probed(std::mem::take(&mut runs))
+            }
             accepted = socket.accept() => {
                 match accepted {
-                    Ok(stream) => socket.serve(stream, shell.events.clone()),
+                    Ok(stream) => {
+                        let peer = peer::of(&stream);
+                        let role = shell.node.role(&peer);
+                        socket.serve(stream, peer, role, shell.events.clone());
+                    }
                     // Out of descriptors: a client leaves sooner or later; do not spin until then.
                     Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
@@ -161,8 +198,12 @@ async fn serve(options: Options, log: &Log) -> anyhow::Result<u8> {
             () = tokio::time::sleep(pause) => Input::Tick,
         };
         status = shell.handle(input);
+        socket.open_to(shell.node.is_shared());
     }
     socket.close().await;
+    let Shell { writer, sorry, .. } = shell;
+    sorry.end();
+    writer.finish().await;
     Ok(status.unwrap_or(0))
 }
 
@@ -176,9 +217,43 @@ struct Shell<'a> {
     /// Clients that wait for a reply.
     replies: BTreeMap<ClientId, oneshot::Sender<String>>,
     agent: Option<agent::Session>,
+    watcher: Option<maintenance::Watcher>,
+    writer: store::Writer,
+    sorry: sorry::Server,
+    prober: Prober,
+    metrics: Option<metrics::Server>,
 }
 
-impl Shell<'_> {
+impl<'a> Shell<'a> {
+    /// The parts that carry out effects, and what the last process has left for the core.
+    fn start(
+        mut node: Node,
+        clock: Clock,
+        log: &'a Log,
+        options: Options,
+        events: mpsc::Sender<Event>,
+        prober: Prober,
+    ) -> anyhow::Result<Self> {
+        let (overrides, problem) = store::load(&options.state_dir, Clock::stamp().unix_ms);
+        node.restore(overrides, problem);
+        let writer = store::Writer::start(options.state_dir.clone(), events.clone());
+        let sorry = sorry::Server::start(options.run_dir.join("sorry.addresses"))?;
+        Ok(Self {
+            node,
+            clock,
+            log,
+            options,
+            events,
+            replies: BTreeMap::new(),
+            agent: None,
+            watcher: None,
+            writer,
+            sorry,
+            prober,
+            metrics: None,
+        })
+    }
+
     /// How long nothing is due.
     fn pause(&self) -> Duration {
         let deadline = self.node.next_deadline();
@@ -189,7 +264,9 @@ impl Shell<'_> {
     /// Tells the core, does as it says; the exit status if that is the end.
     fn handle(&mut self, input: Input) -> Option<u8> {
         let mut status = None;
-        for output in self.node.handle(input, self.clock.now()) {
+        let now = self.clock.now();
+        self.node.set_clock(Clock::stamp().unix_ms, now);
+        for output in self.node.handle(input, now) {
             match output {
                 Output::Connect(session) => {
                     let path = self.options.run_dir.join("agent.sock");
@@ -201,7 +278,26 @@ impl Shell<'_> {
                         agent.send(session, request);
                     }
                 }
+                Output::Probes(probes) => self.prober.want(probes),
+                Output::ProbeNow(probe) => self.prober.hurry(probe),
+                Output::Alert(delivery) => alert::start(delivery, self.events.clone()),
+                Output::Listen(address) => {
+                    // The old one first: it may be another address of the same port.
+                    self.metrics = None;
+                    let events = self.events.clone();
+                    self.metrics = address.map(|at| metrics::Server::start(at, events));
+                }
                 Output::Load => self.load(),
+                Output::Parse(client, file, text) => self.parse(client, file, text),
+                Output::Store(write, bytes) => self.writer.write(write, bytes),
+                Output::Sorry(pages) => {
+                    let problems = self.sorry.serve(&pages);
+                    let _ = self.events.try_send(Event::Input(Input::SorryProblems(problems)));
+                }
+                Output::Watch(directory) => {
+                    let start = |d| maintenance::Watcher::start(d, self.events.clone());
+                    self.watcher = directory.map(start);
+                }
                 Output::Reply(client, line) => {
                     if let Some(reply) = self.replies.remove(&client) {
                         let _ = reply.send(line);
@@ -212,6 +308,18 @@ impl Shell<'_> {
             }
         }
         status
+    }
+
+    fn parse(&self, client: ClientId, file: String, text: String) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let name = file.clone();
+            let parsed = tokio::task::spawn_blocking(move || parse_sent(&text, &file)).await;
+            let parsed = parsed.unwrap_or_else(|e| {
+                Err(Errors::unreadable(&name, format!("cannot be read: {e}"), None))
+            });
+            let _ = events.send(Event::Input(Input::Parsed(client, parsed.map(Box::new)))).await;
+        });
     }
 
     /// Reads the file beside the loop: it may lie on a file system that hangs.
@@ -226,6 +334,11 @@ impl Shell<'_> {
             let _ = events.send(Event::Input(Input::Loaded(loaded.map(Box::new)))).await;
         });
     }
+}
+
+/// Validates what a client sent beside the loop: a large file takes some time.
+fn parse_sent(text: &str, file: &str) -> Result<Config, Errors> {
+    here::complete(config::parse_with(text, file, false, &secret::inspect)?, file)
 }
 
 /// Makes the directory and locks it, as long as it is open: no file is left behind, and none that a
@@ -258,6 +371,7 @@ fn identity(options: &Options) -> Identity {
         host: read("/proc/sys/kernel/hostname").unwrap_or_else(|| "localhost".to_owned()),
         file: options.config.display().to_string(),
         pid,
+        uid: rustix::process::geteuid().as_raw(),
         // Without /proc still different from the last start.
         boot_id: read("/proc/sys/kernel/random/uuid").unwrap_or_else(|| format!("{epoch}-{pid}")),
         epoch,

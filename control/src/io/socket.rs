@@ -17,11 +17,15 @@ use tokio::time::timeout;
 
 use super::Event;
 use super::line::{self, Line};
-use crate::node::{ClientId, Input, Peer};
-use crate::verbs::{Code, Failure, REQUEST_MAX};
+use crate::node::{ClientId, Input, Peer, Role};
+use crate::verbs::{Code, Failure, PLAN_MAX, REQUEST_MAX};
 
-/// Clients served at a time.
+/// Operators served at a time.
 pub const CLIENTS_MAX: u32 = 32;
+/// Readers served at a time, beside the operators: neither can keep the other out.
+pub const READERS_MAX: u32 = 16;
+/// Requests longer than [`REQUEST_MAX`] read at a time.
+const LARGE_MAX: usize = 2;
 /// Longest time a request may take to arrive once it has begun, and a reply to be taken.
 pub const TRANSFER_MAX: Duration = Duration::from_secs(5);
 /// Longest time a client may keep its slot without asking anything.
@@ -32,8 +36,14 @@ pub(super) struct Socket {
     listener: UnixListener,
     path: PathBuf,
     slots: Arc<Semaphore>,
+    reader_slots: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    /// Whether it is open to all users: then we say who may do what, and not the kernel.
+    shared: bool,
     /// Clients being told that there is no slot.
     refusals: Arc<Semaphore>,
+    /// Strangers being told that they are.
+    strangers: Arc<Semaphore>,
     closing: watch::Sender<bool>,
     next: u64,
 }
@@ -55,7 +65,11 @@ impl Socket {
             listener,
             path: path.to_owned(),
             slots: Arc::new(Semaphore::new(CLIENTS_MAX as usize)),
+            reader_slots: Arc::new(Semaphore::new(READERS_MAX as usize)),
+            large: Arc::new(Semaphore::new(LARGE_MAX)),
+            shared: false,
             refusals: Arc::new(Semaphore::new(CLIENTS_MAX as usize)),
+            strangers: Arc::new(Semaphore::new(CLIENTS_MAX as usize)),
             closing: watch::Sender::new(false),
             next: 0,
         })
@@ -66,25 +80,52 @@ impl Socket {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
 
+    /// Lets all users connect, to be told what they may do, or only root and our group.
+    pub(super) fn open_to(&mut self, all: bool) {
+        if self.shared != all {
+            let mode = if all { 0o666 } else { 0o660 };
+            if std::fs::set_permissions(&self.path, Permissions::from_mode(mode)).is_ok() {
+                self.shared = all;
+            }
+        }
+    }
+
     /// Serves a client in a task of its own, or turns it away.
-    pub(super) fn serve(&mut self, stream: UnixStream, events: mpsc::Sender<Event>) {
-        let peer = stream.peer_cred().map_or_else(
-            |_| Peer { uid: u32::MAX, gid: u32::MAX, pid: 0 },
-            |c| Peer { uid: c.uid(), gid: c.gid(), pid: c.pid().unwrap_or(0) },
-        );
+    pub(super) fn serve(
+        &mut self,
+        stream: UnixStream,
+        peer: Peer,
+        role: Role,
+        events: mpsc::Sender<Event>,
+    ) {
         self.next += 1;
-        let mut client = Client { id: ClientId(self.next), peer, events };
-        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+        // The core says it to each request again: what a user may do can change meanwhile.
+        let (large, slots) = match role {
+            Role::Operator => (Some(Arc::clone(&self.large)), Some(&self.slots)),
+            Role::Reader => (None, Some(&self.reader_slots)),
+            Role::Stranger => (None, None),
+        };
+        let mut client = Client { id: ClientId(self.next), peer, events, large };
+        if let Some(Ok(slot)) = slots.map(|s| Arc::clone(s).try_acquire_owned()) {
             let mut closing = self.closing.subscribe();
             tokio::spawn(async move {
                 client.run(stream, &mut closing).await;
                 drop(slot);
             });
-        } else if let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() {
+            return;
+        }
+        let stranger = role == Role::Stranger;
+        let refusals = if stranger { &self.strangers } else { &self.refusals };
+        if let Ok(refusal) = Arc::clone(refusals).try_acquire_owned() {
             tokio::spawn(async move {
-                let message = format!("{CLIENTS_MAX} clients are connected already; try again");
                 let mut stream = BufReader::new(stream);
-                client.refuse(&mut stream, Code::Busy, message).await;
+                if stranger {
+                    client.send_away(&mut stream).await;
+                } else {
+                    let most = if role == Role::Reader { READERS_MAX } else { CLIENTS_MAX };
+                    let message = format!("{most} clients are connected already; try again");
+                    client.refuse(&mut stream, Code::Busy, message).await;
+                }
                 drop(refusal);
             });
         }
@@ -103,6 +144,8 @@ struct Client {
     id: ClientId,
     peer: Peer,
     events: mpsc::Sender<Event>,
+    /// Permits for long requests, if it may send any.
+    large: Option<Arc<Semaphore>>,
 }
 
 impl Client {
@@ -119,7 +162,15 @@ impl Client {
             if !matches!(begun, Ok(Ok(chunk)) if !chunk.is_empty()) {
                 return;
             }
-            let read = line::read(&mut stream, &mut buffer, REQUEST_MAX);
+            let large = self.large.clone();
+            let read = async {
+                let line = line::read(&mut stream, &mut buffer, REQUEST_MAX).await?;
+                let permit = large.as_ref().and_then(|l| l.try_acquire().ok());
+                if line == Line::TooLong && permit.is_some() {
+                    return line::read(&mut stream, &mut buffer, PLAN_MAX).await;
+                }
+                Ok::<_, io::Error>(line)
+            };
             let line = match timeout(TRANSFER_MAX, read).await {
                 Ok(Ok(line)) => line,
                 Ok(Err(_)) => return,
@@ -131,7 +182,9 @@ impl Client {
                 }
             };
             if line == Line::TooLong {
-                let message = format!("request is longer than {REQUEST_MAX} bytes");
+                let message = format!(
+                    "request is longer than {REQUEST_MAX} bytes; as `plan`, than {PLAN_MAX}, or others send long ones now"
+                );
                 self.refuse(&mut stream, Code::BadRequest, message).await;
                 return;
             }
@@ -140,15 +193,25 @@ impl Client {
             if request.is_empty() && line == Line::End {
                 return;
             }
-            let input = Input::Client(self.id, self.peer, request);
+            let input = Input::Client(self.id, self.peer.clone(), request);
             if !self.answer(&mut stream, input).await || line == Line::End {
                 return;
             }
         }
     }
 
+    /// Tells somebody who may do nothing just that.
+    async fn send_away(&mut self, stream: &mut BufReader<UnixStream>) {
+        // Heard out first: what is left unread would reset the connection before the answer is read.
+        let mut request = Vec::new();
+        let _ = timeout(TRANSFER_MAX, line::read(stream, &mut request, REQUEST_MAX)).await;
+        // Any request will do: the core refuses it for who asks.
+        let input = Input::Client(self.id, self.peer.clone(), br#"{"verb":"hello"}"#.to_vec());
+        let _ = self.answer(stream, input).await;
+    }
+
     async fn refuse(&mut self, stream: &mut BufReader<UnixStream>, code: Code, message: String) {
-        let input = Input::Unreadable(self.id, self.peer, Failure::new(code, message));
+        let input = Input::Unreadable(self.id, self.peer.clone(), Failure::new(code, message));
         let _ = self.answer(stream, input).await;
     }
 

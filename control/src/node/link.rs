@@ -13,7 +13,9 @@ use dataplane_api::message::Request;
 
 use super::{AGENT_REPLY_MAX, CLIENT_WAIT_MAX, ClientId, Node, Output, RETRY, STATUS_PERIOD};
 use crate::config::Config;
+use crate::event::{Event, Kind};
 use crate::log::{Level, Record};
+use crate::overrides::RealKey;
 use crate::time::Instant;
 use crate::verbs::Code;
 
@@ -23,11 +25,21 @@ pub(super) enum What {
     Hello,
     /// This configuration; whether a reload waits for it.
     Apply(Arc<Config>, bool),
+    /// This configuration as it is already, with other weights.
+    Weigh(Arc<Config>),
+    /// What a process before us has told it, before our first configuration goes out.
+    Inherit,
     Lease,
     /// The lease was given up, we are about to end.
     Release,
     /// Status on our own account.
     Poll,
+    /// Status for the plan of a client's configuration.
+    Compare(ClientId, Box<Config>),
+    /// Status after the operator's change with this number.
+    Look(u64),
+    /// Connections of this real are to be reset.
+    End(RealKey),
     /// On behalf of a client.
     Ask(Ask),
 }
@@ -47,6 +59,16 @@ pub(super) enum AskKind {
     Services,
     Counters,
     Conns,
+    Overrides,
+    /// What the data plane answers is the client's answer.
+    Relay,
+}
+
+impl AskKind {
+    /// Whether there is an answer without word from the data plane.
+    pub(super) const fn needs_no_word(self) -> bool {
+        matches!(self, Self::Status | Self::Overrides)
+    }
 }
 
 /// A request that has no reply yet.
@@ -113,6 +135,11 @@ impl Link {
     /// Whether the data plane may be asked.
     pub(super) const fn is_up(&self) -> bool {
         matches!(self.state, State::Up)
+    }
+
+    /// Whether a snapshot is on its way.
+    pub(super) fn applies(&self) -> bool {
+        self.pending.iter().any(|p| matches!(p.what, What::Apply(..) | What::Weigh(_)))
     }
 
     /// Whether the data plane holds a lease from us.
@@ -254,8 +281,12 @@ impl Node {
         }
         // Said once, and again when the reason changes: a data plane that stays away fills no log.
         if self.link.is_up() || self.link.reason.as_deref() != Some(reason) {
-            let event = if self.link.is_up() { "agent_lost" } else { "agent_unreachable" };
-            self.log(Record::new(Level::Warn, event).with("reason", reason));
+            if self.link.is_up() {
+                self.event(Event::new(Kind::DataPlaneLost, now, reason));
+            } else {
+                let record = Record::new(Level::Warn, "agent_unreachable");
+                self.log(record.with("reason", reason));
+            }
         }
         let pause = RETRY.0.saturating_mul(1 << self.link.failures.min(10)).min(RETRY.1);
         self.link.failures = self.link.failures.saturating_add(1);
@@ -274,6 +305,7 @@ impl Node {
                     }
                     self.candidate_lost(&config, now);
                 }
+                What::Compare(client, config) => self.answer_plan(client, &config, now),
                 What::Release => self.exit(reason),
                 _ => {}
             }
@@ -285,6 +317,13 @@ impl Node {
         for pending in &mut self.link.pending {
             if let What::Ask(ask) = &mut pending.what {
                 clients.extend(ask.client.take());
+            }
+        }
+        for pending in &mut self.link.pending {
+            if let What::Compare(client, _) = pending.what {
+                clients.push(client);
+                // Its answer still comes, and is nobody's.
+                pending.what = What::Poll;
             }
         }
         for client in clients {

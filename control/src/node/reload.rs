@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
+use super::confirm::Confirm;
 use super::{CANDIDATE_LOSSES, ClientId, Node, Output};
 use crate::config::{Config, Errors};
+use crate::event::{Event, Kind};
 use crate::log::{Level, Record};
 use crate::time::Instant;
 use crate::verbs::{Code, Failure, ReloadResult};
@@ -20,22 +22,43 @@ pub(super) struct Reload {
     /// Whether another was asked for meanwhile, and by whom.
     again: bool,
     next: Vec<ClientId>,
+    /// Seconds to confirm the running one, and the next.
+    pub(super) confirm_s: Option<u32>,
+    next_confirm_s: Option<u32>,
+    /// What was wanted before the running one.
+    pub(super) before: Option<Arc<Config>>,
+    /// A reload that is undone unless it is confirmed.
+    pub(super) confirm: Option<Confirm>,
+    /// Whether the file is not what is in force, because it was not confirmed.
+    pub(super) rolled_back: bool,
     /// When the last one ended, and why it failed if it did.
     pub(super) last: Option<(Instant, Option<String>)>,
 }
 
 impl Node {
     /// SIGHUP, or a client asks.
-    pub(super) fn reload_asked(&mut self, client: Option<ClientId>) {
+    pub(super) fn reload_asked(
+        &mut self,
+        client: Option<ClientId>,
+        confirm_s: Option<u32>,
+        now: Instant,
+    ) {
         if self.stop_by.is_some() {
             if let Some(client) = client {
                 self.fail(client, Code::Stopping, "xvip-control is stopping");
             }
+        } else if let Some(message) = self.unconfirmed(now) {
+            self.log(Record::new(Level::Warn, "reload_refused").with("reason", &message));
+            if let Some(client) = client {
+                self.fail(client, Code::Conflict, &message);
+            }
         } else if self.reload.running {
             self.reload.again = true;
             self.reload.next.extend(client);
+            self.reload.next_confirm_s = confirm_s.or(self.reload.next_confirm_s);
         } else {
             self.reload.waiting.extend(client);
+            self.reload.confirm_s = confirm_s;
             self.reload_start();
         }
     }
@@ -59,6 +82,7 @@ impl Node {
             }
             Ok(config) => {
                 let config: Arc<Config> = Arc::from(config);
+                self.reload.before = Some(Arc::clone(self.wanted()));
                 self.candidate = Some(Arc::clone(&config));
                 self.candidate_losses = 0;
                 if self.link.is_up() {
@@ -77,6 +101,7 @@ impl Node {
             services: config.services.len(),
             reals: reals(config),
             needs_restart: if applied { self.needs_restart.clone() } else { Vec::new() },
+            confirm_s: self.reload.confirm_s,
         }
     }
 
@@ -87,6 +112,9 @@ impl Node {
         }
         if !Arc::ptr_eq(&self.config, config) {
             self.config = Arc::clone(config);
+            self.care.health.configure(config, now);
+            self.replan();
+            self.watch_config(now);
             self.config_since = now;
         }
     }
@@ -125,7 +153,7 @@ impl Node {
             self.candidate = None;
             let reason =
                 format!("given up: the data plane was lost {CANDIDATE_LOSSES} times on it");
-            self.log(Record::new(Level::Error, "reload_failed").with("reason", &reason));
+            self.event(Event::new(Kind::ConfigFailed, now, &reason));
             self.reload.last = Some((now, Some(reason)));
         }
     }
@@ -141,16 +169,19 @@ impl Node {
     fn reload_ended(&mut self, result: Result<ReloadResult, Failure>, now: Instant) {
         match &result {
             Ok(done) => {
-                let record = Record::new(Level::Info, "reloaded").with("applied", done.applied);
-                self.log(record.with("services", done.services).with("reals", done.reals));
+                let then = if done.applied { "" } else { "; waits for the data plane" };
+                let reason =
+                    format!("{} services, {} real servers{then}", done.services, done.reals);
+                self.event(Event::new(Kind::ConfigReloaded, now, reason));
+                self.await_confirmation(now);
             }
             Err(failure) => {
-                let record = Record::new(Level::Error, "reload_failed");
-                self.log(record.with("reason", &failure.message));
+                self.event(Event::new(Kind::ConfigFailed, now, &failure.message));
             }
         }
         self.reload.last = Some((now, result.as_ref().err().map(|f| f.message.clone())));
         self.reload.running = false;
+        (self.reload.before, self.reload.confirm_s) = (None, None);
         for client in std::mem::take(&mut self.reload.waiting) {
             match &result {
                 Ok(done) => self.succeed(client, Some(0), done),
@@ -158,7 +189,15 @@ impl Node {
             }
         }
         if std::mem::take(&mut self.reload.again) {
-            self.reload.waiting = std::mem::take(&mut self.reload.next);
+            let next = std::mem::take(&mut self.reload.next);
+            if let Some(message) = self.unconfirmed(now) {
+                for client in next {
+                    self.fail(client, Code::Conflict, &message);
+                }
+                return;
+            }
+            self.reload.waiting = next;
+            self.reload.confirm_s = self.reload.next_confirm_s.take();
             self.reload_start();
         }
     }

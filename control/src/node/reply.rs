@@ -9,6 +9,7 @@ use dataplane_api::message::{Reply, Request, Status};
 use super::link::{Ask, AskKind, Pending, State, What};
 use super::{Node, REFUSED_RETRY};
 use crate::config::Config;
+use crate::event::{Event, Kind};
 use crate::log::{Level, Record};
 use crate::plan::plan;
 use crate::time::Instant;
@@ -35,11 +36,41 @@ impl Node {
             (What::Apply(config, reload), Reply::Error { message }) => {
                 self.refused(&config, reload, &message, now);
             }
+            (What::Weigh(_), Reply::Applied { needs_restart }) => {
+                self.needs_restart = needs_restart;
+            }
+            (What::Weigh(config), Reply::Error { message }) => {
+                self.refused(&config, false, &message, now);
+            }
+            (What::Inherit, Reply::Status(status)) => {
+                self.inherit(&status, now);
+                self.seen(status, now);
+                self.apply(Arc::clone(self.wanted()), false, now);
+            }
+            (What::Inherit, Reply::Error { .. }) => {
+                // It runs nothing yet.
+                self.inherit(&Status::default(), now);
+                self.apply(Arc::clone(self.wanted()), false, now);
+            }
             (What::Lease, Reply::Leased) => self.link.complaint = None,
             (What::Lease | What::Poll, Reply::Error { message }) => self.complained(message),
             (What::Release, Reply::Leased) => self.exit("VIPs given up"),
             (What::Release, Reply::Error { message }) => self.exit(&message),
             (What::Poll, Reply::Status(status)) => self.seen(status, now),
+            (What::Compare(client, config), Reply::Status(status)) => {
+                self.seen(status, now);
+                self.answer_plan(client, &config, now);
+            }
+            (What::Compare(client, config), Reply::Error { .. }) => {
+                self.answer_plan(client, &config, now);
+            }
+            (What::Look(change), Reply::Status(status)) => {
+                self.seen(status, now);
+                self.change_told(change);
+            }
+            (What::Look(change), Reply::Error { .. }) => self.change_told(change),
+            (What::End(key), Reply::Ending { conns }) => self.ended(&key, Ok(conns), now),
+            (What::End(key), Reply::Error { message }) => self.ended(&key, Err(message), now),
             (What::Ask(ask), reply) => self.told(&ask, reply, now),
             (what, _) => {
                 // Put back, so that whoever waits for it is told why there is no answer.
@@ -51,6 +82,9 @@ impl Node {
 
     /// Keeps what the data plane says of itself.
     pub(super) fn seen(&mut self, status: Box<Status>, now: Instant) {
+        self.sample_drained(&status, now);
+        self.care.health.evidence(&status);
+        self.look(&status, now);
         self.last_status = Some((now, status));
     }
 
@@ -63,6 +97,9 @@ impl Node {
     }
 
     fn told(&mut self, ask: &Ask, reply: Reply, now: Instant) {
+        if ask.kind == AskKind::Relay && self.answer_relayed(ask.client, &reply) {
+            return;
+        }
         match reply {
             Reply::Status(status) => self.seen(status, now),
             Reply::Conns { conns, next } => {
@@ -75,7 +112,7 @@ impl Node {
                 match ask.client {
                     // It has nothing to tell before its first configuration; why it refused that is
                     // in what we know.
-                    Some(client) if ask.kind == AskKind::Status => {
+                    Some(client) if ask.kind.needs_no_word() => {
                         self.answer_known(client, ask.kind, now);
                     }
                     Some(client) => self.fail(client, Code::Refused, &message),
@@ -110,16 +147,24 @@ impl Node {
         self.link.since = now;
         self.link.reason = None;
         self.link.poll_at = now;
-        let record = Record::new(Level::Info, "agent_connected").with("pid", pid);
-        self.log(record.with("boot_id", boot_id));
-        if self.stop_by.is_none() {
+        let reason = format!("pid {pid}, boot {boot_id}");
+        self.event(Event::new(Kind::DataPlaneBack, now, reason));
+        self.care.sent = None;
+        if self.stop_by.is_some() {
+            return;
+        }
+        if self.care.health.is_inherited() {
             self.apply(Arc::clone(self.wanted()), false, now);
+        } else {
+            self.send(What::Inherit, Request::Status, now);
         }
     }
 
     /// Sends a configuration to the data plane.
     pub(super) fn apply(&mut self, config: Arc<Config>, reload: bool, now: Instant) {
-        let snapshot = Box::new(plan(&config));
+        self.look_up_files(&config, now);
+        let snapshot = Box::new(plan(&config, &self.care.health, &self.overrides).snapshot);
+        self.care.sent = Some((*snapshot).clone());
         self.send(What::Apply(config, reload), Request::Apply { snapshot }, now);
     }
 

@@ -1,3 +1,5 @@
+mod health;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -6,7 +8,11 @@ use serde_json::Value;
 
 use super::*;
 use crate::config;
-use crate::verbs::Verb;
+use crate::overrides::Then;
+use crate::verbs::{Verb, Which};
+
+mod operate;
+mod telling;
 
 const FILE: &str =
     "[[interface]]\nname = \"eth0\"\n[[service]]\nname = \"a\"\nlisten = \"192.0.2.1:80\"\n";
@@ -21,26 +27,34 @@ struct Bench {
     now: Instant,
     out: Vec<Output>,
     clients: u64,
+    /// `boot_id` that followers of events name.
+    boot: &'static str,
     /// What the data plane has been asked and has not answered.
     asked: VecDeque<Request>,
 }
 
 impl Bench {
     fn new() -> Self {
+        Self::with(config(""))
+    }
+
+    fn with(config: Config) -> Self {
         let who = Identity {
             instance: "t".into(),
             host: "h".into(),
             file: "x.toml".into(),
             pid: 1,
+            uid: 0,
             boot_id: "b".into(),
             epoch: 1000,
         };
         let now = Instant::from_millis(0);
         let mut bench = Self {
-            node: Node::new(who, config(""), now),
+            node: Node::new(who, config, now),
             now,
             out: vec![],
             clients: 0,
+            boot: "b",
             asked: VecDeque::new(),
         };
         bench.input(Input::Tick);
@@ -90,6 +104,7 @@ impl Bench {
                 Request::Lease { .. } => Reply::Leased,
                 Request::Status => status(),
                 Request::Conns { .. } => Reply::Conns { conns: vec![], next: None },
+                Request::EndConns { .. } => Reply::Ending { conns: 3 },
                 other => error(&format!("not played: {other:?}")),
             });
         }
@@ -129,7 +144,7 @@ impl Bench {
     fn ask(&mut self, verb: &Verb) -> ClientId {
         self.clients += 1;
         let client = ClientId(self.clients);
-        self.input(Input::Client(client, Peer::default(), serde_json::to_vec(verb).unwrap()));
+        self.input(Input::Client(client, user(0, &[]), serde_json::to_vec(verb).unwrap()));
         client
     }
 
@@ -141,13 +156,35 @@ impl Bench {
         answers.collect()
     }
 
+    /// Numbers of the writes of the overrides asked for.
+    fn stores(&self) -> Vec<u64> {
+        let stores = self.out.iter().filter_map(|o| match o {
+            Output::Store(write, _) => Some(*write),
+            _ => None,
+        });
+        stores.collect()
+    }
+
     fn exits(&self) -> usize {
         self.out.iter().filter(|o| matches!(o, Output::Exit(0))).count()
     }
 }
 
+fn user(uid: u32, groups: &[u32]) -> Peer {
+    Peer { uid, gid: uid, pid: 1, groups: groups.into() }
+}
+
 fn hello(version: u32) -> Reply {
     Reply::Hello { version, pid: 7, boot_id: "d".into() }
+}
+
+fn which(real: &str) -> Which {
+    Which { real: real.to_owned(), ..Which::default() }
+}
+
+fn drain(real: &str, deadline_s: Option<u32>, then: Option<Then>) -> Verb {
+    let which = which(real);
+    Verb::Drain { which, deadline_s, then, move_persistent: false, for_s: None }
 }
 
 fn applied() -> Reply {
@@ -253,9 +290,9 @@ fn status_tells_how_old_the_last_news_is() {
 #[test]
 fn reloads_asked_for_during_a_reload_are_one_more_reload() {
     let mut bench = Bench::new();
-    let first = bench.ask(&Verb::Reload {});
-    let second = bench.ask(&Verb::Reload {});
-    let third = bench.ask(&Verb::Reload {});
+    let first = bench.ask(&Verb::Reload { confirm_s: None });
+    let second = bench.ask(&Verb::Reload { confirm_s: None });
+    let third = bench.ask(&Verb::Reload { confirm_s: None });
     bench.input(Input::Reload);
     let loads = |b: &Bench| b.out.iter().filter(|o| matches!(o, Output::Load)).count();
     assert_eq!(loads(&bench), 1);
@@ -272,7 +309,7 @@ fn reloads_asked_for_during_a_reload_are_one_more_reload() {
 #[test]
 fn a_refused_reload_falls_back_to_what_ran_before() {
     let mut bench = Bench::up();
-    let client = bench.ask(&Verb::Reload {});
+    let client = bench.ask(&Verb::Reload { confirm_s: None });
     let two = config("[[service]]\nname = \"b\"\nlisten = \"192.0.2.2:80\"\n");
     bench.input(Input::Loaded(Ok(Box::new(two))));
     bench.settle(Some("no room"));
@@ -291,7 +328,7 @@ fn a_refused_reload_falls_back_to_what_ran_before() {
 #[test]
 fn a_configuration_that_kills_the_data_plane_is_given_up() {
     let mut bench = Bench::up();
-    let client = bench.ask(&Verb::Reload {});
+    let client = bench.ask(&Verb::Reload { confirm_s: None });
     let two = config("[[service]]\nname = \"b\"\nlisten = \"192.0.2.2:80\"\n");
     bench.input(Input::Loaded(Ok(Box::new(two))));
     let size = |b: &Bench| match b.asked.iter().find(|r| matches!(r, Request::Apply { .. })) {
@@ -404,6 +441,7 @@ mod whatever_happens {
         Reply(u8),
         Ask(u8),
         Load(u8),
+        Stored(u8),
         Hup,
     }
 
@@ -412,8 +450,9 @@ mod whatever_happens {
             (0_u16..4000).prop_map(Op::Pass),
             Just(Op::Connect),
             Just(Op::Lose),
-            (0_u8..6).prop_map(Op::Reply),
-            (0_u8..6).prop_map(Op::Ask),
+            (0_u8..7).prop_map(Op::Reply),
+            (0_u8..12).prop_map(Op::Ask),
+            (0_u8..2).prop_map(Op::Stored),
             (0_u8..3).prop_map(Op::Load),
             Just(Op::Hup),
         ]
@@ -447,6 +486,7 @@ mod whatever_happens {
                         2 => Reply::Leased,
                         3 => status(),
                         4 => Reply::Conns { conns: vec![], next: None },
+                        5 => Reply::Ending { conns: 1 },
                         _ => error("no"),
                     }),
                     Op::Ask(n) => {
@@ -456,8 +496,19 @@ mod whatever_happens {
                             2 => Verb::Services {},
                             3 => Verb::Counters {},
                             4 => Verb::Conns { cursor: 0, limit: 1, filter: Default::default() },
-                            _ => Verb::Reload {},
+                            5 => Verb::Reload { confirm_s: None },
+                            6 => Verb::Reload { confirm_s: Some(2) },
+                            7 => Verb::Confirm {},
+                            8 => Verb::Rollback {},
+                            9 => Verb::Overrides {},
+                            10 => drain("r", Some(1), Some(Then::Reset)),
+                            _ => Verb::Enable { which: which("r") },
                         });
+                    }
+                    Op::Stored(n) => {
+                        let write = bench.stores().last().copied().unwrap_or(1);
+                        let result = if n == 0 { Ok(()) } else { Err("no".to_owned()) };
+                        bench.input(Input::Stored(write, result));
                     }
                     Op::Load(0) => bench.input(Input::Loaded(Ok(Box::new(config(""))))),
                     Op::Load(_) => bench.input(Input::Loaded(config::parse("", "x").map(Box::new))),

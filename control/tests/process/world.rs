@@ -73,6 +73,7 @@ impl World {
     pub(crate) fn control_command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_xvip-control"));
         command.arg("--config").arg(self.config_path()).arg("--run-dir").arg(self.dir.path());
+        command.arg("--state-dir").arg(self.dir.path().join("state"));
         command.stderr(Stdio::piped()).stdin(Stdio::null());
         command
     }

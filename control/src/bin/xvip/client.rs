@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use control::verbs::{Answer, Code, Failure, Hello, VERSION, Verb};
+use control::verbs::{Answer, Code, Envelope, Failure, Hello, VERSION, Verb};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
@@ -44,6 +44,8 @@ impl fmt::Display for Problem {
 pub(crate) struct Reply<T> {
     pub(crate) age_ms: Option<u64>,
     pub(crate) epoch: u64,
+    /// Of the xvip-control that answered.
+    pub(crate) boot_id: String,
     pub(crate) result: T,
 }
 
@@ -144,7 +146,8 @@ impl Client {
         }
         let result = answer.result.ok_or_else(|| Problem::new("reply has no result"))?;
         let result = serde_json::from_str(result.get()).map_err(bad)?;
-        Ok(Reply { age_ms: answer.envelope.age_ms, epoch: answer.envelope.epoch, result })
+        let Envelope { age_ms, epoch, boot_id, .. } = answer.envelope;
+        Ok(Reply { age_ms, epoch, boot_id, result })
     }
 }
 

@@ -1,12 +1,19 @@
 //! `xvip`: the operator's command.
 //!
 //! Speaks newline-delimited JSON with `xvip-control` (`docs/protocols.md`). Exit status: 0 done,
-//! 1 not done, 2 wrong usage or a configuration file with errors.
+//! 1 not done, 2 wrong usage or a configuration file with errors. `xvip probe`: 0 every check passed,
+//! 1 a server failed one, 2 a check could not be run.
 #![forbid(unsafe_code)]
 
 mod client;
+mod health;
+mod probe;
+mod look;
+mod see;
+mod operate;
 mod show;
 mod table;
+mod top;
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -48,6 +55,15 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
+    /// Run the checks of a configuration file once, from here; nobody is asked but the servers.
+    Probe {
+        /// The file.
+        file: PathBuf,
+        /// Only this service.
+        service: Option<String>,
+        /// Only this real server of it: name or address.
+        real: Option<String>,
+    },
     /// Show how control, data plane, interfaces and workers are.
     Status,
     /// Show services with their real servers.
@@ -60,8 +76,14 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// Read the configuration file again and apply it.
-    Reload,
+    #[command(flatten)]
+    See(see::See),
+    /// Show what would become of a client's first packet, and why.
+    Why(look::Why),
+    /// Copy packets, as they come and as they go, into a file for tshark or Wireshark.
+    Capture(look::Capture),
+    #[command(flatten)]
+    Operate(operate::Operate),
 }
 
 #[derive(Args)]
@@ -91,6 +113,10 @@ enum End {
     Done,
     /// Already told.
     BadConfig,
+    /// A check failed.
+    Down,
+    /// A check could not be run.
+    Cannot,
     /// Not told yet.
     Problem(Problem),
 }
@@ -124,7 +150,8 @@ fn main() -> ExitCode {
     };
     match end {
         End::Done => ExitCode::SUCCESS,
-        End::BadConfig => ExitCode::from(2),
+        End::Down => ExitCode::FAILURE,
+        End::BadConfig | End::Cannot => ExitCode::from(2),
         End::Problem(problem) => {
             let _ = writeln!(io::stderr(), "{problem}");
             ExitCode::from(if problem.is_config() { 2 } else { 1 })
@@ -136,10 +163,17 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<End, End> {
     if let Command::Check { file } = &cli.command {
         return check(file, cli.json, out);
     }
+    if let Command::Probe { file, service, real } = &cli.command {
+        return probe::run(file, service.as_deref(), real.as_deref(), cli.json, out);
+    }
     let default = || Path::new("/run").join(&cli.instance).join("control.sock");
-    let mut client = Client::connect(&cli.socket.clone().unwrap_or_else(default))?;
+    let socket = cli.socket.clone().unwrap_or_else(default);
+    if let Command::See(command) = &cli.command {
+        return see::run(cli, command, &socket, out);
+    }
+    let mut client = Client::connect(&socket)?;
     match &cli.command {
-        Command::Check { .. } => Ok(End::Done),
+        Command::Check { .. } | Command::Probe { .. } | Command::See(_) => Ok(End::Done),
         Command::Status => {
             plain(cli, &mut client, &Verb::Status {}, out, |r, out| show::status(out, &r))
         }
@@ -150,9 +184,9 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<End, End> {
             let show = |r: Reply<CountersResult>, out: &mut _| show::counters(out, &r.result, *all);
             plain(cli, &mut client, &Verb::Counters {}, out, show)
         }
-        Command::Reload => {
-            plain(cli, &mut client, &Verb::Reload {}, out, |r, out| show::reload(out, &r.result))
-        }
+        Command::Why(args) => look::why(cli, args, &mut client, out),
+        Command::Capture(args) => look::capture(cli, args, &mut client, out),
+        Command::Operate(command) => operate::run(cli, command, &mut client, out),
         Command::Conns(args) => conns(args, cli.json, &mut client, out),
     }
 }

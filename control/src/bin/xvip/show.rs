@@ -5,11 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use control::config::Config;
-use control::verbs::{CountersResult, ReloadResult, ServicesResult, StatusResult};
+use control::verbs::{
+    AlertStatus, CountersResult, RealHealth, ReloadResult, ServicesResult, StatusResult,
+};
 use dataplane_api::message::{Conn, InterfaceStatus, RealStatus, Status};
 use dataplane_api::service::Forwarding;
 
 use crate::client::Reply;
+use crate::health;
 use crate::table::{Table, bytes, clean, count, ms, plural};
 
 /// `xvip check` of a good file.
@@ -72,6 +75,12 @@ pub(crate) fn status(out: &mut impl Write, reply: &Reply<StatusResult>) -> io::R
         let how = reload.error.as_deref().unwrap_or("ok");
         writeln!(out, "  reload    {} ago: {}", ms(reload.age_ms), clean(how))?;
     }
+    if let Some(left) = r.config.confirm_in_ms {
+        writeln!(out, "  note      undone in {} unless `xvip confirm` comes", ms(left))?;
+    }
+    for warning in &r.control.warnings {
+        writeln!(out, "  warning   {}", clean(warning))?;
+    }
     if !r.config.needs_restart.is_empty() {
         let keys = r.config.needs_restart.join(", ");
         writeln!(out, "  note      takes effect when the data plane restarts: {}", clean(&keys))?;
@@ -84,6 +93,8 @@ pub(crate) fn status(out: &mut impl Write, reply: &Reply<StatusResult>) -> io::R
     } else if !a.applied {
         writeln!(out, "  note      the data plane has not taken the configuration yet")?;
     }
+    health::summary(out, &r.health)?;
+    telling(out, r)?;
     let Some(d) = &r.data_plane else {
         return writeln!(out, "data plane  never heard of");
     };
@@ -92,6 +103,38 @@ pub(crate) fn status(out: &mut impl Write, reply: &Reply<StatusResult>) -> io::R
         writeln!(out, "data plane  as it was {age} ago:")?;
     }
     data_plane(out, d)
+}
+
+/// Who is told, who may look, and what would be worth telling.
+fn telling(out: &mut impl Write, r: &StatusResult) -> io::Result<()> {
+    for alert in &r.alerts {
+        let AlertStatus { name, kind, pending, delivered, .. } = alert;
+        write!(out, "alerts      {} ({}): {delivered} delivered", clean(name), clean(kind))?;
+        if *pending > 0 {
+            write!(out, ", {pending} changes wait")?;
+        }
+        if alert.given_up > 0 {
+            write!(out, ", {} given up", alert.given_up)?;
+        }
+        writeln!(out)?;
+        if let Some(error) = &alert.error {
+            let retry =
+                alert.retry_ms.map_or_else(String::new, |t| format!("; again in {}", ms(t)));
+            writeln!(out, "  note      NOT delivered: {}{retry}", clean(error))?;
+        }
+    }
+    if let Some(metrics) = &r.metrics {
+        match &metrics.error {
+            None => writeln!(out, "metrics     at http://{}/metrics", clean(&metrics.listen))?,
+            Some(e) => {
+                writeln!(out, "metrics     NOT at {}: {}", clean(&metrics.listen), clean(e))?
+            }
+        }
+    }
+    for spare in r.spare.iter().filter(|s| s.short) {
+        writeln!(out, "warning     service {}: {}", clean(&spare.service), clean(&spare.text))?;
+    }
+    Ok(())
 }
 
 fn data_plane(out: &mut impl Write, d: &Status) -> io::Result<()> {
@@ -205,6 +248,9 @@ pub(crate) fn services(out: &mut impl Write, reply: &Reply<ServicesResult>) -> i
             "REAL",
             "ADDRESS",
             ">WEIGHT",
+            "STATE",
+            ">FOR",
+            ">CHECK",
             "NEXT HOP",
             ">ACTIVE",
             ">INACTIVE",
@@ -214,19 +260,28 @@ pub(crate) fn services(out: &mut impl Write, reply: &Reply<ServicesResult>) -> i
             ">OUT PKTS",
             ">OUT",
         ]);
+        let health = reply.result.health.iter().find(|h| h.service == s.name);
         for real in &s.reals {
-            table.row(real_row(real));
+            let known = health.and_then(|h| h.reals.iter().find(|r| r.address == real.address));
+            table.row(real_row(real, known));
         }
         table.print(out, "  ")?;
+        if let Some(health) = health {
+            health::details(out, health)?;
+        }
     }
     Ok(())
 }
 
-fn real_row(r: &RealStatus) -> [String; 11] {
+fn real_row(r: &RealStatus, health: Option<&RealHealth>) -> [String; 14] {
+    let [state, since, took] = health::cells(health);
     [
         r.name.clone(),
         r.address.clone(),
         if r.removed { "removed".to_owned() } else { r.weight.to_string() },
+        state,
+        since,
+        took,
         r.next_hop.clone(),
         r.active.to_string(),
         r.inactive.to_string(),
@@ -264,6 +319,9 @@ pub(crate) fn reload(out: &mut impl Write, r: &ReloadResult) -> io::Result<()> {
         writeln!(out, "reloaded: {what}")?;
     } else {
         writeln!(out, "accepted: {what}; the data plane gets it once it is connected")?;
+    }
+    if let Some(seconds) = r.confirm_s {
+        writeln!(out, "undone in {seconds} s unless `xvip confirm` comes")?;
     }
     if !r.needs_restart.is_empty() {
         let keys = clean(&r.needs_restart.join(", "));
