@@ -259,13 +259,19 @@ fn path_probe(runtime: &Runtime, targets: &[PathTarget], timeout_ms: u32) -> Rep
     while places.iter().any(waits) && clock::now().since(begun) < timeout {
         std::thread::park_timeout(PROBE_STEP);
     }
-    let result = |place: Option<usize>| {
-        let Some(place) = place else { return (PathAnswer::NotSent, 0) };
-        let heard = probes.answer(place);
-        probes.finish(place);
-        heard.unwrap_or((PathAnswer::Silent, timeout.as_micros() as u64))
+    let result = |(place, target): (Option<usize>, _)| {
+        let heard = place.map(|place| {
+            let heard = probes.answer(place);
+            probes.finish(place);
+            heard.unwrap_or((PathAnswer::Silent, timeout.as_micros() as u64))
+        });
+        match heard {
+            Some((answer, after)) if answer != PathAnswer::NotSent => (answer, after),
+            _ if why::is_unresolved(&runtime.cell.get(), target) => (PathAnswer::Unresolved, 0),
+            _ => (PathAnswer::NotSent, 0),
+        }
     };
-    let results = places.into_iter().map(result);
+    let results = places.into_iter().zip(targets).map(result);
     let results = results.map(|(answer, after_us)| PathResult { answer, after_us }).collect();
     Reply::PathProbed { results }
 }

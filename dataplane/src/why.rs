@@ -8,7 +8,7 @@ use dataplane_api::message::{PathTarget, Why};
 use crate::address::{Address, RealId};
 use crate::clock::Instant;
 use crate::forward::explain::{Question, existing, explain, fails, passes};
-use crate::published::Published;
+use crate::published::{HopState, Published};
 use crate::rewrite::nat::Endpoint;
 use crate::runtime::Runtime;
 use crate::service::{Class, RealRecord};
@@ -21,10 +21,7 @@ pub fn path(published: &Published, target: &PathTarget) -> Option<(RealId, Addre
     let services = &published.services;
     let vip = Address::from(target.vip);
     let Class::Vip(_) = services.classify(vip) else { return None };
-    let service = services.services().find(|s| s.name == target.service)?;
-    let address = Address::from(target.real);
-    let fits = |r: &RealRecord| r.service == service.id && r.address == address && r.configured;
-    let (id, record) = services.reals().find(|(_, r)| fits(r))?;
+    let (id, record) = probed(published, target)?;
     if !record.forwarding.is_one_way() {
         return None;
     }
@@ -32,6 +29,21 @@ pub fn path(published: &Published, target: &PathTarget) -> Option<(RealId, Addre
     let source = if vip.is_v4() { device.v4 } else { device.v6 };
     let to = Endpoint { address: vip, port: target.vip_port };
     (source != Address::UNSPECIFIED).then_some((id, source, to))
+}
+
+/// Whether a path probe cannot be sent because nobody answers for its next hop.
+#[must_use]
+pub fn is_unresolved(published: &Published, target: &PathTarget) -> bool {
+    let hop = probed(published, target).and_then(|(id, _)| published.hop(id));
+    hop.is_some_and(|hop| hop.state == HopState::Unresolved)
+}
+
+fn probed<'a>(published: &'a Published, target: &PathTarget) -> Option<(RealId, &'a RealRecord)> {
+    let services = &published.services;
+    let service = services.services().find(|s| s.name == target.service)?;
+    let address = Address::from(target.real);
+    let fits = |r: &RealRecord| r.service == service.id && r.address == address && r.configured;
+    services.reals().find(|(_, r)| fits(r))
 }
 
 /// What would become of a first packet, up to the first stage that fails.

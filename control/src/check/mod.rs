@@ -27,6 +27,7 @@ pub mod mysql;
 pub mod nntp;
 pub mod ntp;
 pub mod outcome;
+pub mod path;
 pub mod pattern;
 pub mod pgsql;
 pub mod pop3;
@@ -139,6 +140,8 @@ pub enum Kind {
     Redis(redis::Settings),
     /// A program says so.
     Script(script::Settings),
+    /// A VIP answers through the forwarding path.
+    Path(path::Settings),
     /// A SIP server answers `OPTIONS`.
     Sip(sip::Settings),
     /// A datagram is answered.
@@ -174,6 +177,7 @@ impl Kind {
             Self::Radius(_) => "radius",
             Self::Redis(settings) => settings.tls.pick("redis", "rediss"),
             Self::Script(_) => "script",
+            Self::Path(_) => "path",
             Self::Sip(_) => "sip",
             Self::Udp(_) => "udp",
             Self::Http(settings) if settings.tls.is_some() => "https",
@@ -187,17 +191,17 @@ impl Kind {
         }
     }
 
-    /// Whether it asks on a port.
+    /// Whether it asks on a port of the real's. (A path check asks on one of the VIP's.)
     #[must_use]
     pub const fn has_port(&self) -> bool {
-        !matches!(self, Self::Icmp(_) | Self::Script(_))
+        !matches!(self, Self::Icmp(_) | Self::Script(_) | Self::Path(_))
     }
 
     /// Whether the question depends on the service and the real it is asked for, beyond address
     /// and port. Such a check is not shared between services.
     #[must_use]
     pub const fn wants_context(&self) -> bool {
-        matches!(self, Self::Script(_))
+        matches!(self, Self::Script(_) | Self::Path(_))
     }
 }
 

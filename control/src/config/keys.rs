@@ -106,6 +106,8 @@ pub const CHECK_ICMP: &[&str] = &["size"];
 /// `[[service.check]]` with `type = "script"`
 pub const CHECK_SCRIPT: &[&str] =
     &["command", "arguments", "environment", "weight", "up", "unknown"];
+/// `[[service.check]]` with `type = "path"`: the common ones suffice
+pub const CHECK_PATH: &[&str] = &[];
 /// Of every check with TLS
 pub const CHECK_TLS: &[&str] = &["verify", "server_name", "expires", "certificate", "key"];
 /// Of every check that can log in
@@ -229,6 +231,7 @@ pub const ALL: &[(&str, &[&str])] = &[
     ("type = \"udp\"", CHECK_UDP),
     ("type = \"icmp\"", CHECK_ICMP),
     ("type = \"script\"", CHECK_SCRIPT),
+    ("type = \"path\"", CHECK_PATH),
     ("tls", CHECK_TLS),
     ("user", CHECK_LOGIN),
     ("[alert]", ALERT),

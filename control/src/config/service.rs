@@ -83,7 +83,7 @@ pub(super) fn read(section: &Section<'_>, defaults: Timeouts, sink: &mut Sink) -
         .section("timeouts", "`timeouts`", keys::TIMEOUTS, sink)
         .map(|s| timeouts(&s, defaults, sink));
     let forwarding = forwarding.unwrap_or(Forwarding::Nat);
-    let context = Context { listen: &listen };
+    let context = Context::new(&listen, forwarding, protocol);
     let (health, dead) = health::read(section, protocol, sink);
     let shared = checks::read(section, &context, sink).unwrap_or_default();
     let (mut reals, mut real_spans, mut checks) = (Vec::new(), Vec::new(), Vec::new());

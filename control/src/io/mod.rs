@@ -37,6 +37,7 @@ use crate::log::{Level, Record};
 use crate::node::{ClientId, Identity, Input, Node, Output};
 use crate::time::{Instant, Stamp};
 use log::Log;
+use probe::Paths;
 use probe::prober::{Prober, RUNS_MAX};
 use socket::Socket;
 pub use socket::{CLIENTS_MAX, IDLE_MAX, READERS_MAX, TRANSFER_MAX};
@@ -156,7 +157,9 @@ async fn serve(options: Options, log: &Log, runs_max: u64) -> anyhow::Result<u8>
     let record = record.with("pid", who.pid).with("boot_id", &who.boot_id);
     log.record(&record.with("config", &who.file), Clock::stamp());
     let (events, mut queue) = mpsc::channel(EVENTS);
-    let (prober, mut reports) = Prober::start(usize::try_from(runs_max).unwrap_or(usize::MAX))?;
+    let paths = Paths::new(Some(options.run_dir.join("agent.sock")));
+    let runs_max = usize::try_from(runs_max).unwrap_or(usize::MAX);
+    let (prober, mut reports) = Prober::start(runs_max, paths)?;
     let node = Node::new(who, config, clock.now());
     let mut shell = Shell::start(node, clock, log, options, events, prober)?;
     let mut runs = Vec::new();

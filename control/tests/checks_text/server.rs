@@ -100,7 +100,7 @@ pub(crate) fn check_at(address: &str, port: u16, keys: &str) -> Report {
     let entry = &config.services[0];
     let probe = entry.checks[0][0].probe(&entry.service, &entry.service.reals[0]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let report = runtime.block_on(probe::run(&probe));
+    let report = runtime.block_on(probe::run(&probe, &probe::Paths::new(None)));
     // What follows a passed check, such as the farewell, is given its time.
     runtime.block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
     report

@@ -133,7 +133,9 @@ pub enum PathAnswer {
     Refused,
     /// Nothing came in time: the real does not own the VIP, or is not there.
     Silent,
-    /// It could not be sent: no next hop, no address of our own on the way, or the service is gone.
+    /// It could not be sent: the next hop towards the real answers no ARP or neighbour request.
+    Unresolved,
+    /// It could not be sent: no route, no address of our own on the way, or the service is gone.
     NotSent,
 }
 

@@ -7,7 +7,7 @@ import pathlib
 import signal
 import time
 
-from .support import (V4, Downloads, Group, Held, document, expect, method, methods, own_balancer,
+from .support import (HTTP, V4, V6, Downloads, Group, Held, document, expect, method, methods, own_balancer,
                       topology, topology_cores, wait, web)
 
 VIP = topology.vip(0, V4)
@@ -200,6 +200,90 @@ class Health(Group):
         log = self.balancer.control.log.read_text()
         for event in ("service_down", "service_up"):
             expect(f"event={event} service=web" in log, f"{event} is not in the log")
+
+    @own_balancer
+    def a_direct_or_tunnel_server_that_loses_its_vip_is_taken_out_and_comes_back_with_it(self):
+        """By its own address it is well all the time: only the path of the connections shows it."""
+        check = {"type": "path", "interval": "200ms", "timeout": "300ms", "fall": 3, "rise": 2}
+        tcp = {"type": "tcp", "port": HTTP}
+        for m in (method("direct"), method("4in4"), method("direct", V6), method("6in6", V6)):
+            file = self.lab.directory / "path.toml"
+            file.write_text(document([{**m.services()[0], "name": "web", "check": [check, tcp]}],
+                                     ["front0", "back0"], topology_cores(1), lease="2s"))
+            self.start(file.read_text())
+            self._all_up()
+            held = [Held(self.lab, m.vip) for _ in range(6)]
+            length = "128" if m.family == V6 else "32"
+            self.net.batch("real-b", [f"addr del {m.vip}/{length} dev lo"])
+            lost = time.monotonic()
+            try:
+                took = self._until_down("b", lost)
+                # fall times the larger of interval and timeout, and what a busy machine takes.
+                expect(took < 3 * 0.3 + 1.5, f"{m.name} {m.family}: {took:.1f} s")
+                expect("does the server own the VIP" in self._reason("b"), self._reason("b"))
+                checks = next(r["checks"] for r in self._service()["reals"] if r["name"] == "b")
+                outcome = {c["check"].split()[0]: c["outcome"] for c in checks}
+                expect(outcome == {"path": "down", "tcp": "up"}, f"{m.name} {m.family}: {checks}")
+                got = "".join(self.fetch(m).real for _ in range(12))
+                expect(set(got) == {"a", "c"}, f"{m.name} {m.family}: {got}")
+                done = self.balancer.xvip("--json", "probe", file, "web", check=False)
+                rows = {(r["real"], r["check"].split()[0]): r["outcome"] for r in json.loads(done.stdout)["checks"]}
+                expect(done.returncode == 1 and rows["b", "path"] == "down" and rows["a", "path"] == "up", f"{rows}")
+                for h in held:
+                    if h.real != "b":
+                        expect(h.ask() == h.real, "a connection elsewhere was harmed")
+            finally:
+                extra = "nodad" if m.family == V6 else ""
+                self.net.batch("real-b", [f"addr add {m.vip}/{length} dev lo {extra}"])
+            self._all_up()
+            expect("b" in {self.fetch(m).real for _ in range(9)}, f"{m.name} {m.family}: b does not serve again")
+            flaps = {r["name"]: r["flaps"] for r in self._service()["reals"]}
+            expect(flaps == {"a": 0, "b": 2, "c": 0}, f"{m.name} {m.family}: {flaps}")
+            for h in held:
+                h.socket.close()
+            self.balancer.stop()
+
+    @own_balancer
+    def servers_that_all_lose_the_vip_are_found_again_by_their_path_checks(self):
+        """With nobody left to serve the VIP, the data plane still asks and hears."""
+        m = method("direct")
+        check = {"type": "path", "interval": "200ms", "timeout": "300ms"}
+        for sorry in (None, True):
+            self.start(document([{**m.services()[0], "name": "web", "check": [check], "sorry": sorry}],
+                                ["front0", "back0"], topology_cores(1), lease="2s"))
+            self._all_up()
+            try:
+                for letter in "abc":
+                    self.net.batch(f"real-{letter}", [f"addr del {m.vip}/32 dev lo"])
+                wait.until(lambda: set(self._states().values()) == {"down"}, "all are down", 10)
+            finally:
+                for letter in "abc":
+                    self.net.batch(f"real-{letter}", [f"addr add {m.vip}/32 dev lo"])
+            self._all_up()
+            wait.until(lambda: self.fetch(m).real in set("abc"), "a server serves", 5)
+            self.balancer.stop()
+
+    @own_balancer
+    def a_direct_server_that_vanishes_is_down_by_its_path_check_alone(self):
+        m = method("direct")
+        check = {"type": "path", "interval": "200ms", "timeout": "300ms"}
+        self.start(document([{**m.services()[0], "name": "web", "check": [check]}],
+                            ["front0", "back0"], topology_cores(1), lease="2s"))
+        self._all_up()
+        port = "real-a.front"
+        self.net.batch("switch", [f"link set {port} down"])
+        try:
+            self._until_down("a", time.monotonic())
+            # Sooner or later its neighbour entry fails: it stays down, for that reason.
+            def said():
+                checks = next(r["checks"] for r in self._service()["reals"] if r["name"] == "a")
+                return checks[0]["outcome"], checks[0]["reason"]
+            wait.until(lambda: "next hop" in said()[1], "the next hop is unresolved", 60)
+            expect(said()[0] == "down", f"{said()}")
+            expect(self._states()["a"] == "down", f"{self._states()}")
+        finally:
+            self.net.batch("switch", [f"link set {port} up"])
+        self._all_up(30)
 
     @own_balancer
     def below_the_panic_floor_all_stay_in_service_and_people_are_told(self):

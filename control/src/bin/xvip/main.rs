@@ -55,7 +55,8 @@ enum Command {
         /// The file.
         file: PathBuf,
     },
-    /// Run the checks of a configuration file once, from here; nobody is asked but the servers.
+    /// Run the checks of a configuration file once, from here; nobody is asked but the servers, and
+    /// for `path` checks the data plane of the instance.
     Probe {
         /// The file.
         file: PathBuf,
@@ -163,11 +164,12 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<End, End> {
     if let Command::Check { file } = &cli.command {
         return check(file, cli.json, out);
     }
-    if let Command::Probe { file, service, real } = &cli.command {
-        return probe::run(file, service.as_deref(), real.as_deref(), cli.json, out);
-    }
     let default = || Path::new("/run").join(&cli.instance).join("control.sock");
     let socket = cli.socket.clone().unwrap_or_else(default);
+    if let Command::Probe { file, service, real } = &cli.command {
+        let (service, real) = (service.as_deref(), real.as_deref());
+        return probe::run(file, service, real, cli.json, &socket, out);
+    }
     if let Command::See(command) = &cli.command {
         return see::run(cli, command, &socket, out);
     }

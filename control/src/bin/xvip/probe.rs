@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use control::check::{Outcome, Probe, Report};
 use control::config::{Config, Errors};
-use control::io::{file, probe};
+use control::io::file;
+use control::io::probe::{self, Paths};
 use control::overrides::RealKey;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -49,12 +50,14 @@ struct Task {
     probe: Arc<Probe>,
 }
 
-/// Runs and shows them; how it went is in the exit status: 0 all up, 1 some down, 2 cannot run.
+/// Runs and shows them; `path` checks go through the data plane whose socket is beside `control`. How
+/// it went is in the exit status: 0 all up, 1 some down, 2 cannot run.
 pub(crate) fn run(
     path: &Path,
     service: Option<&str>,
     real: Option<&str>,
     json: bool,
+    control: &Path,
     out: &mut impl Write,
 ) -> Result<End, End> {
     let config = match file::load(path) {
@@ -70,7 +73,7 @@ pub(crate) fn run(
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Problem::new(format!("cannot start the event loop: {e}")))?;
-    let rows = runtime.block_on(ask(tasks));
+    let rows = runtime.block_on(ask(tasks, Paths::new(Some(control.with_file_name("agent.sock")))));
     runtime.shutdown_background();
     let has = |outcome| rows.iter().any(|r| r.outcome == outcome);
     let end = match (has("cannot-check"), has("down")) {
@@ -128,14 +131,16 @@ fn choose(config: &Config, service: Option<&str>, real: Option<&str>) -> Result<
 }
 
 /// All at once, within bounds; in the order of the file.
-async fn ask(tasks: Vec<Task>) -> Vec<Row> {
+async fn ask(tasks: Vec<Task>, paths: Paths) -> Vec<Row> {
+    let paths = Arc::new(paths);
     let room = Arc::new(Semaphore::new(RUNS_MAX));
     let mut runs = JoinSet::new();
     for (index, task) in tasks.iter().enumerate() {
-        let (room, probe) = (Arc::clone(&room), Arc::clone(&task.probe));
+        let (room, paths) = (Arc::clone(&room), Arc::clone(&paths));
+        let probe = Arc::clone(&task.probe);
         runs.spawn(async move {
             let _permit = room.acquire().await;
-            (index, probe::run(&probe).await)
+            (index, probe::run(&probe, &paths).await)
         });
     }
     let mut reports: Vec<Option<Report>> = tasks.iter().map(|_| None).collect();

@@ -12,6 +12,7 @@ mod icmp;
 mod ldap;
 mod lines;
 mod ntp;
+mod path;
 mod radius;
 mod redis;
 mod script;
@@ -25,7 +26,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use dataplane_api::service::{Listen, Real};
+use dataplane_api::service::{Forwarding, Listen, Protocol, Real};
 
 use super::error::{Error, Sink, printable};
 use super::keys;
@@ -36,10 +37,30 @@ use crate::check::{Check, Kind, Timing};
 /// Most checks of one real.
 pub const CHECKS_MAX: usize = 16;
 
-/// What a reader may want to know of the service.
+/// What a reader may want to know of the service, and of the keys that every check has.
+#[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
     /// What clients connect to; empty if that is wrong.
     pub(super) listen: &'a [Listen],
+    /// How packets get to its reals.
+    pub(super) forwarding: Forwarding,
+    /// Of its connections.
+    pub(super) protocol: Protocol,
+    /// `port` of the check.
+    port: Option<u16>,
+    /// `timeout` of the check.
+    timeout: Duration,
+}
+
+impl<'a> Context<'a> {
+    /// Of a service, for all its checks.
+    pub(super) const fn new(
+        listen: &'a [Listen],
+        forwarding: Forwarding,
+        protocol: Protocol,
+    ) -> Self {
+        Self { listen, forwarding, protocol, port: None, timeout: Duration::ZERO }
+    }
 }
 
 type Reader = for<'a> fn(&Section<'a>, &Context<'_>, &mut Sink) -> Option<Kind>;
@@ -74,6 +95,7 @@ const KINDS: &[(&str, &[&str], Reader)] = &[
     ("udp", keys::CHECK_UDP, udp::read),
     ("icmp", keys::CHECK_ICMP, icmp::read),
     ("script", keys::CHECK_SCRIPT, script::read),
+    ("path", keys::CHECK_PATH, path::read),
 ];
 
 /// A check with its place.
@@ -107,7 +129,8 @@ pub(super) fn read(
         let s = Section::open(table, span.clone(), "[[service.check]]", &all, sink);
         let timing = timing(&s, sink);
         let (address, port) = place(&s, sink);
-        if let Some(kind) = reader(&s, context, sink) {
+        let context = Context { port, timeout: timing.timeout, ..*context };
+        if let Some(kind) = reader(&s, &context, sink) {
             checks.push(Placed { check: Check { kind, address, port, timing }, span });
         }
     }

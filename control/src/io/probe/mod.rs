@@ -9,6 +9,7 @@ mod http;
 mod icmp;
 mod lines;
 mod net;
+mod path;
 pub(super) mod prober;
 mod random;
 mod script;
@@ -19,8 +20,13 @@ mod tls;
 
 use crate::check::{Kind, Outcome, Probe, Report};
 
-/// Runs a check once.
-pub async fn run(probe: &Probe) -> Report {
+pub use path::Paths;
+
+/// Runs a check once; `paths`: for those that the data plane carries out.
+pub async fn run(probe: &Probe, paths: &Paths) -> Report {
+    if let Kind::Path(settings) = &probe.kind {
+        return paths.probe(settings, &probe.target, probe.timeout).await;
+    }
     let start = tokio::time::Instant::now();
     let outcome = net::within(probe.timeout, ask(probe)).await;
     Report { outcome, took: start.elapsed() }
@@ -48,6 +54,7 @@ async fn ask(probe: &Probe) -> Outcome {
         Kind::Redis(settings) => talk::redis(settings, target).await,
         Kind::Icmp(settings) => icmp::probe(settings, target).await,
         Kind::Script(settings) => script::probe(settings, target).await,
+        Kind::Path(_) => Outcome::cannot_run("only the data plane can send it"),
     }
 }
 

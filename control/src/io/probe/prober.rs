@@ -16,7 +16,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::run;
+use super::{Paths, run};
 use crate::check::{Outcome, Probe, ProbeSet, Report};
 
 /// One run, ended.
@@ -41,11 +41,15 @@ pub(in crate::io) struct Prober {
 }
 
 impl Prober {
-    /// Starts the thread; `runs_max`: as many at a time as there are descriptors for.
+    /// Starts the thread; `runs_max`: as many at a time as there are descriptors for; `paths`: the way
+    /// to the data plane.
     ///
     /// # Errors
     /// The kernel has no thread or no event queue for us.
-    pub(in crate::io) fn start(runs_max: usize) -> anyhow::Result<(Self, mpsc::Receiver<Run>)> {
+    pub(in crate::io) fn start(
+        runs_max: usize,
+        paths: Paths,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<Run>)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("cannot start the event loop of the checks")?;
         let (wanted, wishes) = watch::channel(Arc::default());
@@ -53,6 +57,7 @@ impl Prober {
         let (reports, queue) = mpsc::channel(REPORTS);
         let work = Work {
             reports,
+            paths: Arc::new(paths),
             room: Arc::new(Semaphore::new(runs_max.clamp(1, RUNS_MAX))),
             tasks: JoinSet::new(),
             running: HashMap::new(),
@@ -88,6 +93,7 @@ struct Task {
 
 struct Work {
     reports: mpsc::Sender<Run>,
+    paths: Arc<Paths>,
     room: Arc<Semaphore>,
     tasks: JoinSet<()>,
     running: HashMap<Arc<Probe>, Task>,
@@ -139,8 +145,12 @@ impl Work {
 
     fn begin(&mut self, probe: Arc<Probe>, wait: Duration) {
         let hurry = Arc::new(Notify::new());
-        let (reports, room) = (self.reports.clone(), Arc::clone(&self.room));
-        let task = repeat(Arc::clone(&probe), wait, Arc::clone(&hurry), room, reports);
+        let means = Means {
+            paths: Arc::clone(&self.paths),
+            room: Arc::clone(&self.room),
+            reports: self.reports.clone(),
+        };
+        let task = repeat(Arc::clone(&probe), wait, Arc::clone(&hurry), means);
         let handle = self.tasks.spawn(task);
         self.by_task.insert(handle.id(), Arc::clone(&probe));
         self.running.insert(probe, Task { hurry, handle });
@@ -163,14 +173,16 @@ impl Work {
     }
 }
 
-/// Runs a probe until the task is aborted.
-async fn repeat(
-    probe: Arc<Probe>,
-    wait: Duration,
-    hurry: Arc<Notify>,
+/// What every task needs.
+struct Means {
+    paths: Arc<Paths>,
     room: Arc<Semaphore>,
     reports: mpsc::Sender<Run>,
-) {
+}
+
+/// Runs a probe until the task is aborted.
+async fn repeat(probe: Arc<Probe>, wait: Duration, hurry: Arc<Notify>, means: Means) {
+    let Means { paths, room, reports } = means;
     let mut due = Instant::now() + wait;
     let epoch = *EPOCH.get_or_init(Instant::now);
     let mut begun = false;
@@ -182,7 +194,7 @@ async fn repeat(
         // Never closed.
         let Ok(permit) = room.acquire().await else { return };
         let began = Instant::now();
-        let report = run(&probe).await;
+        let report = run(&probe, &paths).await;
         drop(permit);
         if reports.send((Arc::clone(&probe), report)).await.is_err() {
             return;

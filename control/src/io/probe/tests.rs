@@ -28,12 +28,12 @@ fn listener() -> (TcpListener, u16) {
 #[tokio::test]
 async fn a_listening_server_is_up_and_is_left_with_a_reset() {
     let (listener, port) = listener();
-    assert_eq!(run(&probe(port, 100)).await.outcome, Outcome::up());
+    assert_eq!(run(&probe(port, 100), &Paths::new(None)).await.outcome, Outcome::up());
     let (mut stream, _) = listener.accept().unwrap();
     let error = stream.read(&mut [0; 1]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     drop(listener);
-    let report = run(&probe(port, 100)).await;
+    let report = run(&probe(port, 100), &Paths::new(None)).await;
     assert_eq!(report.outcome, Outcome::Down("connect: connection refused".into()));
 }
 
@@ -88,7 +88,7 @@ fn reports(queue: &mut tokio::sync::mpsc::Receiver<Run>, time: Duration) -> Vec<
 #[test]
 fn probes_run_once_in_their_interval_until_they_are_no_longer_wanted() {
     let (_open, port) = listener();
-    let (prober, mut queue) = Prober::start(100).unwrap();
+    let (prober, mut queue) = Prober::start(100, Paths::new(None)).unwrap();
     let (one, two) = (probe(port, 100), probe(1, 100));
     prober.want(Arc::new(BTreeSet::from([Arc::clone(&one), Arc::clone(&two)])));
     let seen = reports(&mut queue, Duration::from_secs(2));
@@ -105,7 +105,7 @@ fn probes_run_once_in_their_interval_until_they_are_no_longer_wanted() {
 #[test]
 fn a_probe_in_a_hurry_does_not_wait_for_its_turn_and_never_runs_twice_at_once() {
     let (_open, port) = listener();
-    let (prober, mut queue) = Prober::start(100).unwrap();
+    let (prober, mut queue) = Prober::start(100, Paths::new(None)).unwrap();
     let slow = probe(port, 3_600_000);
     prober.want(Arc::new(BTreeSet::from([Arc::clone(&slow)])));
     let first = reports(&mut queue, Duration::from_millis(1500)).len();
@@ -130,7 +130,7 @@ fn two_hundred_servers_each_hundred_milliseconds_cost_less_than_a_tenth_of_a_cor
         move || drop(listeners)
     });
     server.join().unwrap();
-    let (prober, mut queue) = Prober::start(1000).unwrap();
+    let (prober, mut queue) = Prober::start(1000, Paths::new(None)).unwrap();
     let probes: BTreeSet<_> = listeners.iter().map(|(_, port)| probe(*port, 100)).collect();
     prober.want(Arc::new(probes));
     reports(&mut queue, Duration::from_secs(1));
