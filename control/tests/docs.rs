@@ -232,6 +232,14 @@ fn every_module_of_the_data_plane_is_on_the_map_in_its_order() {
     assert!(first_column(map.split("\n## ").next().unwrap()).into_iter().eq(modules));
 }
 
+#[test]
+fn every_module_of_control_is_on_the_map_in_its_order() {
+    let modules = include_str!("../src/lib.rs");
+    let modules = modules.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let map = ARCHITECTURE.split_once("\n## Modules of `control").unwrap().1;
+    assert!(first_column(map.split("\n## ").next().unwrap()).into_iter().eq(modules));
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
