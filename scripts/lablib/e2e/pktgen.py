@@ -297,7 +297,8 @@ class Pktgen(Group):
         trial = self._whole(report, 200, exact=False)
         flood = trial["flood"]
         expect(flood["syn"][1] > 5000 and flood["udp"][1] > 2500, f"{flood}")
-        expect(flood["syn"][1] <= 11000 and flood["udp"][1] <= 5500, f"more than was asked for: {flood}")
+        # A rate, not a number: a trial lasts longer where the machine is busy.
+        expect(flood["sent_pps"] <= 16_000, f"more than was asked for: {flood}")
         expect(flood["arrived"] > 0, f"no SYN reached a real server: {flood}")
         good = trial["requests"]["sent"] + trial["replies"]["sent"]
         expect(trial["ledger"][0]["packets"] == good + flood["syn"][1] + flood["udp"][1], f"{trial['ledger']}")

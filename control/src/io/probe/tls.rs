@@ -82,6 +82,9 @@ fn not_after(der: &CertificateDer<'_>) -> Option<u64> {
     Some(certificate.tbs_certificate.validity.not_after.to_unix_duration().as_secs())
 }
 
+/// How webpki calls an authority's certificate that is used as a server's.
+const SELF_SIGNED: &str = "CaUsedAsEndEntity";
+
 /// Why TLS could not be started, in words, with the remedy where there is one.
 fn failed(error: &std::io::Error, settings: &Settings, name: &ServerName<'_>) -> Outcome {
     let inner = error.get_ref().and_then(|e| e.downcast_ref::<Error>());
@@ -109,6 +112,13 @@ fn failed(error: &std::io::Error, settings: &Settings, name: &ServerName<'_>) ->
                     "the certificate is not signed by a known authority (see `verify`)".to_owned()
                 }
             },
+            // What `openssl req -x509` makes: an authority's certificate that a server shows as its
+            // own. webpki says so before it looks for who signed it; the kind has no name in rustls.
+            CertificateError::Other(other) if format!("{other:?}").contains(SELF_SIGNED) => {
+                "the certificate is self-signed, so not signed by a known authority: name a file \
+                 that holds it as `verify`"
+                    .to_owned()
+            }
             other => format!("the certificate is no good: {other}"),
         },
         Error::InvalidMessage(_) => "TLS: the server's answer is not TLS".to_owned(),
