@@ -13,6 +13,7 @@ pub mod event;
 pub mod check;
 pub mod sorry;
 pub mod alert;
+pub mod failover;
 pub mod config;
 pub mod overrides;
 pub mod verbs;

@@ -54,6 +54,7 @@ pub fn plan(config: &Config, health: &Health, overrides: &Overrides) -> Plan {
         local: config.local.clone(),
         reply: config.reply,
         services: config.services.iter().map(|entry| entry.service.clone()).collect(),
+        groups: Vec::new(),
     };
     let services = snapshot.services.iter_mut().zip(&config.services);
     let services = services

@@ -186,10 +186,12 @@ fn answer(runtime: &Runtime, request: Request) -> Reply {
             let most = LEASE_MAX.as_millis();
             error(format!("ttl_ms {ttl_ms}: a lease may last {most} ms; the last one stands"))
         }
-        Request::Lease { ttl_ms, epoch } => {
+        Request::Lease { ttl_ms, epoch, group: None } => {
             runtime.lease.renew(ttl_ms, epoch, clock::now());
             Reply::Leased
         }
+        Request::Lease { group: Some(group), .. } => error(format!("there is no group `{group}`")),
+        Request::Resolve { .. } => error("not known yet".into()),
         Request::Status => Reply::Status(Box::new(status::status(runtime, clock::now()))),
         Request::Conns { cursor, limit, filter } => {
             if !(1..=CONNS_PAGE_MAX).contains(&limit) {

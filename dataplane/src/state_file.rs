@@ -150,6 +150,7 @@ mod tests {
             local: dataplane_api::service::LocalPool::default(),
             reply: dataplane_api::service::ReplyPath::default(),
             services: Vec::new(),
+            groups: Vec::new(),
         };
         State::new(7, snapshot, Ids::default())
     }

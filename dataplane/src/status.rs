@@ -34,6 +34,7 @@ pub fn status(runtime: &Runtime, now: Instant) -> Status {
         uptime_ms: now.since(runtime.started).as_millis() as u64,
         lease_ms: runtime.lease.left_ms(now),
         epoch: runtime.lease.epoch(),
+        groups: Vec::new(),
         adopted: runtime.adopted,
         table: table(runtime, &published),
         interfaces: interfaces.map(|(slot, i)| traffic(runtime, slot, i)).collect(),

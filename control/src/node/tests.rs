@@ -209,7 +209,10 @@ fn the_lease_follows_the_apply_and_is_renewed_by_thirds_while_answers_come() {
     bench.connect();
     assert!(!bench.sent().into_iter().any(is_lease), "not before the snapshot is in");
     bench.settle(None);
-    assert_eq!(bench.sent().last(), Some(&&Request::Lease { ttl_ms: 3000, epoch: 1000 }));
+    assert_eq!(
+        bench.sent().last(),
+        Some(&&Request::Lease { ttl_ms: 3000, epoch: 1000, group: None })
+    );
     for _ in 0..5 {
         bench.pass(1000);
         assert_eq!(bench.sent().iter().filter(|r| is_lease(r)).count(), 1);
@@ -394,7 +397,11 @@ fn a_new_address_gets_a_new_epoch_and_a_removed_one_does_not() {
         bench.input(Input::Reload);
         bench.input(Input::Loaded(Ok(Box::new(config(extra)))));
         bench.settle(None);
-        assert_eq!(bench.sent().last(), Some(&&Request::Lease { ttl_ms: 3000, epoch }), "{extra}");
+        assert_eq!(
+            bench.sent().last(),
+            Some(&&Request::Lease { ttl_ms: 3000, epoch, group: None }),
+            "{extra}"
+        );
     }
 }
 
@@ -405,7 +412,10 @@ fn a_stop_gives_the_lease_up_and_ends_even_if_nobody_answers() {
         let waiting = bench.ask(&Verb::Conns { cursor: 0, limit: 1, filter: Default::default() });
         bench.input(Input::Stop);
         assert_eq!(bench.answers(waiting)[0]["error"]["code"], "stopping");
-        assert_eq!(bench.sent().last(), Some(&&Request::Lease { ttl_ms: 0, epoch: 1000 }));
+        assert_eq!(
+            bench.sent().last(),
+            Some(&&Request::Lease { ttl_ms: 0, epoch: 1000, group: None })
+        );
         assert_eq!(bench.exits(), 0);
         if answered {
             bench.settle(None);

@@ -135,7 +135,7 @@ fn reply(state: &mut State, request: Request) -> Reply {
                 None => Reply::Applied { needs_restart: vec![] },
             }
         }
-        Request::Lease { ttl_ms, epoch } => {
+        Request::Lease { ttl_ms, epoch, .. } => {
             state.lease = (ttl_ms, epoch);
             Reply::Leased
         }

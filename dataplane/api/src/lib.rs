@@ -7,12 +7,15 @@
 //! |---|---|---|
 //! | [`service::Snapshot`] | control (`plan`) | data plane |
 //! | [`message::Request`], [`message::Reply`] | control ↔ data plane | agent socket |
+//! | [`record::Record`], [`sync::Frame`] | data plane ↔ control ↔ the peer's control ↔ its data plane | replication socket, datagrams between nodes |
 //! | [`counter::Reason`] | data plane | everybody who shows a number |
 #![forbid(unsafe_code)]
 
 pub mod counter;
 pub mod message;
+pub mod record;
 pub mod service;
+pub mod sync;
 
 /// Version of every contract in this crate. Both ends of the agent socket compare it in the first
 /// message and refuse to talk across a difference.

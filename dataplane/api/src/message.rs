@@ -35,6 +35,17 @@ pub enum Request {
         ttl_ms: u32,
         /// A new epoch makes the data plane announce every VIP on every interface again.
         epoch: u64,
+        /// Ownership of this [`crate::service::Group`] alone; absent: of all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+    },
+    /// Who answers for these addresses on the wire, as seen from our interfaces: to verify a takeover
+    /// of the other node.
+    Resolve {
+        /// 1 to [`RESOLVE_MAX`].
+        addresses: Vec<IpAddr>,
+        /// How long to wait for answers, in milliseconds, 1 to [`PATH_TIMEOUT_MAX`].
+        timeout_ms: u32,
     },
     /// Everything but connections: interfaces, workers, counters, services.
     Status,
@@ -103,6 +114,9 @@ pub enum Request {
         timeout_ms: u32,
     },
 }
+
+/// Most addresses of one [`Request::Resolve`].
+pub const RESOLVE_MAX: usize = 64;
 
 /// Most targets of one [`Request::PathProbe`].
 pub const PATH_PROBES_MAX: usize = 64;
@@ -260,11 +274,27 @@ pub enum Reply {
         /// One for each target, in order.
         results: Vec<PathResult>,
     },
+    /// To `resolve`.
+    Resolved {
+        /// Every answer that came, in time.
+        answers: Vec<Resolution>,
+    },
     /// The request was not carried out; nothing changed.
     Error {
         /// What, where and what to do about it.
         message: String,
     },
+}
+
+/// Somebody who answers for an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolution {
+    /// Which.
+    pub address: IpAddr,
+    /// The interface of ours on which it was said.
+    pub interface: String,
+    /// By whom: MAC address.
+    pub mac: String,
 }
 
 /// What would become of a first packet.
@@ -340,6 +370,9 @@ pub struct Status {
     pub lease_ms: u64,
     /// Epoch of the lease.
     pub epoch: u64,
+    /// Each group of VIPs; one, unnamed, if the snapshot has none.
+    #[serde(default)]
+    pub groups: Vec<GroupStatus>,
     /// Connections adopted from a previous process at start.
     pub adopted: u64,
     /// The connection table.
@@ -362,6 +395,23 @@ pub struct Status {
     /// [`sorry`]: crate::service::Service::sorry
     #[serde(default)]
     pub kernel_flows: u64,
+}
+
+/// Ownership of a group of VIPs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// Its name; empty if the snapshot has no groups.
+    pub name: String,
+    /// Milliseconds for which its addresses are still answered; 0 if the lease has run out.
+    pub lease_ms: u64,
+    /// Epoch of the lease.
+    pub epoch: u64,
+    /// Announcements sent under this epoch, over all addresses and interfaces.
+    pub announced: u64,
+    /// How often somebody else has claimed one of its addresses while they were ours, since start.
+    pub foreign_claims: u64,
+    /// Packets from clients to its VIPs since start, as received by us.
+    pub packets: u64,
 }
 
 /// The connection table.

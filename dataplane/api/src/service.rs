@@ -23,6 +23,26 @@ pub struct Snapshot {
     pub reply: ReplyPath,
     /// The services, each with its reals.
     pub services: Vec<Service>,
+    /// Addresses that are owned together, by a lease for each group. What no group names belongs to
+    /// the first. None: everything is owned by one lease.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
+}
+
+/// Most groups.
+pub const GROUPS_MAX: usize = 16;
+
+/// Addresses that are owned together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// Unique name, 1 to 63 bytes of `[A-Za-z0-9._-]`.
+    pub name: String,
+    /// VIPs and addresses of [`LocalPool`] that belong to it.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that no service has, and that are answered for under its lease (ARP, neighbour
+    /// discovery, pings): what reals use as their gateway, so that it moves with the VIPs.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// Resources the data plane allocates once, at start.

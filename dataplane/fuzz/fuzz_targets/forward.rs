@@ -78,6 +78,7 @@ fn snapshot() -> Snapshot {
         },
         reply: ReplyPath::LastHop,
         services,
+        groups: Vec::new(),
     }
 }
 

@@ -146,6 +146,7 @@ pub fn snapshot(services: &[Service]) -> Snapshot {
         },
         reply: ReplyPath::LastHop,
         services: services.to_vec(),
+        groups: Vec::new(),
     }
 }
 

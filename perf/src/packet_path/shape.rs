@@ -100,6 +100,7 @@ pub(super) fn snapshot(shape: &Shape) -> Snapshot {
         },
         reply: ReplyPath::default(),
         services: (0..shape.services).map(service).collect(),
+        groups: Vec::new(),
     }
 }
 

@@ -1,0 +1,3 @@
+//! Which of two nodes owns which VIPs. Pure.
+
+pub mod settings;
