@@ -132,6 +132,7 @@ fn examples_of_the_agent_socket_are_what_is_spoken() {
         "hello",
         "lease",
         "path-probe",
+        "resolve",
         "status",
         "why",
     ];
@@ -147,6 +148,7 @@ fn examples_of_the_agent_socket_are_what_is_spoken() {
         "hello",
         "leased",
         "path-probed",
+        "resolved",
         "status",
         "why",
     ];

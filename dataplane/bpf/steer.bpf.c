@@ -7,12 +7,14 @@
 #include <linux/ipv6.h>
 #include "steer.h"
 
-/* RESOLVE: ARP request, neighbour solicitation. PIECE: a fragment but the first. ODD: what follows the
- * addresses is cut off or makes no sense. From ECHO on, all that is sent to a VIP is ours. */
-enum kind { OTHER, RESOLVE, PORTS, ECHO, ERROR, PIECE, ODD };
+/* RESOLVE: ARP request, neighbour solicitation. CLAIM: ARP reply, neighbour advertisement. PIECE: a
+ * fragment but the first. ODD: what follows the addresses is cut off or makes no sense. From ECHO on, all
+ * that is sent to a VIP is ours. */
+enum kind { OTHER, RESOLVE, CLAIM, PORTS, ECHO, ERROR, PIECE, ODD };
 
 struct packet {
-	struct endpoint from, to;      /* ports and protocol: of PORTS only; RESOLVE: the target */
+	struct endpoint from, to;      /* ports and protocol: of PORTS only; RESOLVE: to the target;
+					* CLAIM: from what is claimed */
 	enum kind kind;
 	__u32 at;                      /* offset of the next header */
 	__u8 protocol;                 /* of the next header */
@@ -51,9 +53,11 @@ static __noinline int parse(struct xdp_md *ctx, __be16 type, struct packet *p,
 		p->at += ip->ihl * 4;
 		p->kind = ip->ihl < 5 ? ODD : ip->frag_off & bpf_htons(0x1fff) ? PIECE : OTHER;
 	} else if (head && head[0] == bpf_htons(1) && head[1] == bpf_htons(ETH_P_IP) &&
-		   head[2] == bpf_htons(0x0604) && head[3] == bpf_htons(1)) {
+		   head[2] == bpf_htons(0x0604) &&
+		   (head[3] == bpf_htons(1) || head[3] == bpf_htons(2))) {
+		from->address = MAPPED(*(__be32 *)&head[7]);
 		to->address = MAPPED(*(__be32 *)&head[12]);
-		p->kind = RESOLVE;
+		p->kind = head[3] == bpf_htons(1) ? RESOLVE : CLAIM;
 	} else {
 		return 0;
 	}
@@ -86,6 +90,9 @@ static __noinline int parse(struct xdp_md *ctx, __be16 type, struct packet *p,
 		if (v6 && icmp == 135 && head) {
 			to->address = *(struct address *)head;
 			p->kind = RESOLVE;
+		} else if (v6 && icmp == 136 && head) {
+			from->address = *(struct address *)head;
+			p->kind = CLAIM;
 		}
 	}
 	return 1;
@@ -121,7 +128,7 @@ static __noinline int with_kernel(const struct endpoint *client, const struct en
 	__u64 *seen = bpf_map_lookup_elem(&flows, &flow);
 
 	if (seen)
-		*seen = bpf_ktime_get_ns();
+		*seen = bpf_ktime_get_boot_ns();
 	return !!seen;
 }
 
@@ -130,7 +137,7 @@ static __noinline int kernels(struct xdp_md *ctx, const struct packet *p, int ow
 {
 	struct flow flow = { p->from.address, p->to.address, p->from.port, p->to.port };
 	__u8 *tcp = bytes(ctx, p->at, 14);
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = bpf_ktime_get_boot_ns();
 
 	if (owner < SORRY)
 		return owner == KERNEL;
@@ -151,8 +158,12 @@ static __always_inline int is_ours(struct xdp_md *ctx)
 	if (!parse(ctx, type, &p, &p.from, &p.to))
 		return 0;
 	struct about us = about(&p.to);
-	if (p.kind == RESOLVE)
-		return us.flags & (VIP | LOCAL);
+	/* An answer that the kernel has asked for is its own, whoever it is about. */
+	if (p.kind == RESOLVE || p.kind == CLAIM)
+		return (p.kind == RESOLVE && us.flags & OWNED) ||
+		       (about(&p.from).flags & OWNED && (us.flags & OWNED || !(us.flags & HOST)));
+	if (us.flags & GATEWAY && p.kind == ECHO)
+		return 1;
 	if (us.flags & VIP && p.kind == ERROR) {        /* goes with what it quotes */
 		p.at += 8;
 		return !parse(ctx, type, &p, &p.to, &p.from) || p.kind != PORTS ||

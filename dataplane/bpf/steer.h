@@ -19,6 +19,8 @@
 #define REAL 2                 /* a real server */
 #define LOCAL 4                /* a source address of full NAT */
 #define HOST 8                 /* the kernel's own */
+#define GATEWAY 16             /* answered for; nobody connects to it */
+#define OWNED (VIP | LOCAL | GATEWAY)
 
 struct address {
 	__be32 word[4];

@@ -183,6 +183,8 @@ ids! {
     RealId(u16);
     /// An interface: its slot in the snapshot.
     DeviceId(u8);
+    /// A group of addresses that are owned together; stable while the process lives.
+    GroupId(u8);
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! packet. What changes the desired state goes to the steward; the rest is answered from what the
 //! threads share. Protocol: `dataplane_api::message`, described in `docs/protocols.md`.
 
+mod asking;
+
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,18 +20,20 @@ use dataplane_api::message::{
 };
 use dataplane_api::service::Snapshot;
 
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::forward::explain::Question;
+use crate::lease::Grant;
 use crate::runtime::Runtime;
 use crate::{status, why};
 
-/// Sessions at once: control, its successor, and somebody who looks.
-pub const SESSIONS: usize = 8;
+/// Sessions at once: control with its heartbeat, its probes and its questions, a successor that has
+/// begun before it is gone, and those who look.
+pub const SESSIONS: usize = 16;
 /// How long the steward may take to apply a snapshot.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to read a reply, to finish a line it has begun, and to say hello.
 const IO_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a session may be silent: control renews its lease far more often. Without a limit, eight
+/// How long a session may be silent: control renews its lease far more often. Without a limit, sixteen
 /// forgotten sessions would keep control out for good.
 const IDLE_MAX: Duration = Duration::from_secs(120);
 /// Longest lease: the longest that control's configuration allows. A longer one is a mistake, and would
@@ -150,10 +154,48 @@ impl Agent {
                     self.ask_steward(sent, &done)
                         .map_or_else(|e| e, |conns| Reply::Ending { conns })
                 }
+                (Some(runtime), Request::Lease { ttl_ms, epoch, group, until_ns }) => {
+                    let until = until_ns.map(Instant::from_nanos);
+                    self.lease(runtime, group.as_deref(), &Grant { ttl_ms, epoch, until })
+                }
                 (Some(runtime), other) => answer(runtime, other),
                 (None, _) => error("no snapshot has been applied yet".into()),
             },
         }
+    }
+
+    /// Nothing is logged: it may come twenty times a second for each group.
+    fn lease(&self, runtime: &Runtime, group: Option<&str>, grant: &Grant) -> Reply {
+        let ttl_ms = grant.ttl_ms;
+        if Duration::from_millis(ttl_ms.into()) > LEASE_MAX {
+            let most = LEASE_MAX.as_millis();
+            return error(format!(
+                "ttl_ms {ttl_ms}: a lease may last {most} ms; the last one stands"
+            ));
+        }
+        let mut change = runtime.leases().change();
+        let published = runtime.cell.get();
+        let services = &published.services;
+        let (mut known, mut news) = (false, false);
+        let wanted = |name: &str| group.is_none_or(|group| group == name);
+        for (id, _) in services.groups().iter().filter(|(_, name)| wanted(name)) {
+            known = true;
+            news |= change.renew(*id, grant, clock::now());
+        }
+        drop(change);
+        if let Some(group) = group.filter(|_| !known) {
+            let there: Vec<&str> = services.groups().iter().map(|(_, n)| n.as_str()).collect();
+            let there = match there[..] {
+                [""] => "the snapshot has no groups".to_owned(),
+                _ => format!("the snapshot has {}", there.join(", ")),
+            };
+            return error(format!("there is no group `{}`: {there}", group.escape_default()));
+        }
+        if news {
+            // The steward announces; if it does not hear this, it looks ten times a second.
+            let _ = (&self.wake).write(&[1]);
+        }
+        Reply::Leased
     }
 
     fn apply(&self, snapshot: Box<Snapshot>) -> Reply {
@@ -182,16 +224,6 @@ impl Agent {
 
 fn answer(runtime: &Runtime, request: Request) -> Reply {
     match request {
-        Request::Lease { ttl_ms, .. } if Duration::from_millis(ttl_ms.into()) > LEASE_MAX => {
-            let most = LEASE_MAX.as_millis();
-            error(format!("ttl_ms {ttl_ms}: a lease may last {most} ms; the last one stands"))
-        }
-        Request::Lease { ttl_ms, epoch, group: None } => {
-            runtime.lease.renew(ttl_ms, epoch, clock::now());
-            Reply::Leased
-        }
-        Request::Lease { group: Some(group), .. } => error(format!("there is no group `{group}`")),
-        Request::Resolve { .. } => error("not known yet".into()),
         Request::Status => Reply::Status(Box::new(status::status(runtime, clock::now()))),
         Request::Conns { cursor, limit, filter } => {
             if !(1..=CONNS_PAGE_MAX).contains(&limit) {
@@ -233,9 +265,14 @@ fn answer(runtime: &Runtime, request: Request) -> Reply {
             Reply::CaptureEnded
         }
         Request::PathProbe { targets, timeout_ms } => path_probe(runtime, &targets, timeout_ms),
-        Request::Hello { .. } | Request::Apply { .. } | Request::EndConns { .. } => {
-            error("already answered".into())
+        Request::Resolve { addresses, timeout_ms } => {
+            asking::resolve(runtime, &addresses, timeout_ms)
+                .map_or_else(error, |answers| Reply::Resolved { answers })
         }
+        Request::Hello { .. }
+        | Request::Apply { .. }
+        | Request::EndConns { .. }
+        | Request::Lease { .. } => error("already answered".into()),
     }
 }
 

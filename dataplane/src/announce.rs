@@ -1,10 +1,10 @@
 //! When gratuitous ARP and unsolicited neighbour advertisements are due. Pure.
 //!
 //! Level-triggered: whatever is owned and can be reached by an interface that is up, and has not
-//! been announced under this epoch since that interface came up, is announced; nobody has to say
+//! been announced in this term of its lease since that interface came up, is announced; nobody has to say
 //! that something happened. Runs on the management thread; a worker builds and sends the frames.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::address::{Address, DeviceId};
@@ -31,7 +31,7 @@ pub struct Announcer {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    epoch: u64,
+    term: u64,
     generation: u64,
     sent: usize,
     next: Instant,
@@ -40,16 +40,16 @@ struct Entry {
 impl Announcer {
     /// What to announce now, those never announced first; at most [`PER_CALL`].
     ///
-    /// `owned` is the epoch of the lease, none if it is not fresh. `devices_up` are the interfaces
-    /// that can send, each with a number that changes whenever it comes up or is attached anew.
+    /// `owned` are the addresses of groups whose lease is fresh, each with the term of that lease
+    /// ([`crate::lease::Leases::term`]). `devices_up` are the interfaces that can send, each with a
+    /// number that changes whenever it comes up or is attached anew.
     pub fn due(
         &mut self,
         now: Instant,
-        owned: Option<u64>,
+        owned: &BTreeMap<Address, u64>,
         devices_up: &BTreeMap<DeviceId, u64>,
-        addresses: &BTreeSet<Address>,
     ) -> Vec<(DeviceId, Address)> {
-        self.refresh(now, owned, devices_up, addresses);
+        self.refresh(now, owned, devices_up);
         if self.held_until.is_some_and(|until| now < until) {
             return Vec::new();
         }
@@ -82,24 +82,20 @@ impl Announcer {
     fn refresh(
         &mut self,
         now: Instant,
-        owned: Option<u64>,
+        owned: &BTreeMap<Address, u64>,
         devices_up: &BTreeMap<DeviceId, u64>,
-        addresses: &BTreeSet<Address>,
     ) {
-        let Some(epoch) = owned else {
-            self.entries.clear();
-            self.held_until = None;
-            return;
-        };
         self.entries.retain(|(device, address), entry| {
-            entry.epoch == epoch
+            owned.get(address) == Some(&entry.term)
                 && devices_up.get(device) == Some(&entry.generation)
-                && addresses.contains(address)
         });
+        if self.entries.is_empty() {
+            self.held_until = None;
+        }
         for (device, generation) in devices_up {
-            for address in addresses {
+            for (address, term) in owned {
                 self.entries.entry((*device, *address)).or_insert(Entry {
-                    epoch,
+                    term: *term,
                     generation: *generation,
                     sent: 0,
                     next: now,
@@ -111,14 +107,17 @@ impl Announcer {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn at(milliseconds: u64) -> Instant {
         Instant::from_nanos(milliseconds * 1_000_000)
     }
 
-    fn addresses(count: u32) -> BTreeSet<Address> {
-        (0..count).map(|n| Address::v4(0xc000_0200 + n)).collect()
+    /// The first `count` addresses, owned in this term.
+    fn owned(count: u32, term: u64) -> BTreeMap<Address, u64> {
+        (0..count).map(|n| (Address::v4(0xc000_0200 + n), term)).collect()
     }
 
     fn up(devices: &[(u8, u64)]) -> BTreeMap<DeviceId, u64> {
@@ -130,12 +129,12 @@ mod tests {
         announcer: &mut Announcer,
         from: u64,
         until: u64,
-        epoch: u64,
+        term: u64,
         up_again: u64,
     ) -> Vec<u64> {
         let (mut now, mut times) = (at(from), Vec::new());
         while now < at(until) {
-            for _ in announcer.due(now, Some(epoch), &up(&[(0, up_again)]), &addresses(1)) {
+            for _ in announcer.due(now, &owned(1, term), &up(&[(0, up_again)])) {
                 times.push(now.nanos() / 1_000_000);
             }
             now = announcer.next_deadline().expect("a VIP is owned");
@@ -161,11 +160,11 @@ mod tests {
     #[test]
     fn a_new_address_or_interface_is_announced_without_repeating_the_others() {
         let mut announcer = Announcer::default();
-        assert_eq!(announcer.due(at(0), Some(1), &up(&[(0, 1)]), &addresses(2)).len(), 2);
-        assert_eq!(announcer.due(at(1), Some(1), &up(&[(0, 1)]), &addresses(2)), []);
-        let more = announcer.due(at(2), Some(1), &up(&[(0, 1)]), &addresses(3));
+        assert_eq!(announcer.due(at(0), &owned(2, 1), &up(&[(0, 1)])).len(), 2);
+        assert_eq!(announcer.due(at(1), &owned(2, 1), &up(&[(0, 1)])), []);
+        let more = announcer.due(at(2), &owned(3, 1), &up(&[(0, 1)]));
         assert_eq!(more, [(DeviceId(0), Address::v4(0xc000_0202))]);
-        let other = announcer.due(at(3), Some(1), &up(&[(0, 1), (4, 1)]), &addresses(3));
+        let other = announcer.due(at(3), &owned(3, 1), &up(&[(0, 1), (4, 1)]));
         assert!(other.len() == 3 && other.iter().all(|(device, _)| *device == DeviceId(4)));
     }
 
@@ -173,26 +172,48 @@ mod tests {
     fn without_a_lease_nothing_is_announced_and_regaining_it_starts_over() {
         let mut announcer = Announcer::default();
         let devices = up(&[(0, 1)]);
-        assert_eq!(announcer.due(at(0), None, &devices, &addresses(2)), []);
+        assert_eq!(announcer.due(at(0), &BTreeMap::new(), &devices), []);
         assert_eq!(announcer.next_deadline(), None);
-        assert_eq!(announcer.due(at(1), Some(1), &devices, &addresses(2)).len(), 2);
-        assert_eq!(announcer.due(at(2), None, &devices, &addresses(2)), []);
+        assert_eq!(announcer.due(at(1), &owned(2, 1), &devices).len(), 2);
+        assert_eq!(announcer.due(at(2), &BTreeMap::new(), &devices), []);
         assert_eq!(announcer.next_deadline(), None);
-        assert_eq!(announcer.due(at(3), Some(1), &devices, &addresses(2)).len(), 2);
+        assert_eq!(announcer.due(at(3), &owned(2, 1), &devices).len(), 2);
+        // Lost and regained between two looks: nobody saw it, but the term is another.
+        assert_eq!(announcer.due(at(4), &owned(2, 2), &devices).len(), 2);
+    }
+
+    #[test]
+    fn groups_are_announced_each_by_its_own_lease() {
+        let mut announcer = Announcer::default();
+        let (web, mail) = (Address::v4(1), Address::v4(2));
+        let devices = up(&[(0, 1), (1, 1)]);
+        let of = |due: Vec<(DeviceId, Address)>| {
+            due.into_iter().map(|(device, address)| (device.0, address)).collect::<Vec<_>>()
+        };
+        let one = announcer.due(at(0), &BTreeMap::from([(web, 1)]), &devices);
+        assert_eq!(of(one), [(0, web), (1, web)]);
+        let both = announcer.due(at(1), &BTreeMap::from([(web, 1), (mail, 7)]), &devices);
+        assert_eq!(of(both), [(0, mail), (1, mail)]);
+        let again = announcer.due(at(2), &BTreeMap::from([(web, 8), (mail, 7)]), &devices);
+        assert_eq!(of(again), [(0, web), (1, web)]);
+        assert_eq!(of(announcer.due(at(3), &BTreeMap::from([(mail, 7)]), &devices)), []);
+        // An interface that comes up later hears of what is owned then, and of nothing else.
+        let later = up(&[(0, 1), (1, 1), (5, 2)]);
+        assert_eq!(of(announcer.due(at(4), &BTreeMap::from([(mail, 7)]), &later)), [(5, mail)]);
     }
 
     #[test]
     fn many_addresses_leave_paced_and_each_of_them_before_any_repeat() {
         let mut announcer = Announcer::default();
-        let (devices, many) = (up(&[(0, 1), (1, 1)]), addresses(1000));
+        let (devices, many) = (up(&[(0, 1), (1, 1)]), owned(1000, 1));
         let (mut seen, mut now, mut calls) = (BTreeSet::new(), at(0), 0);
         while seen.len() < 2000 {
-            let due = announcer.due(now, Some(1), &devices, &many);
+            let due = announcer.due(now, &many, &devices);
             assert!(!due.is_empty() && due.len() <= PER_CALL);
             for key in due {
                 assert!(seen.insert(key), "{key:?} repeated before all were announced once");
             }
-            assert_eq!(announcer.due(now, Some(1), &devices, &many), [], "the pace is kept");
+            assert_eq!(announcer.due(now, &many, &devices), [], "the pace is kept");
             now = announcer.next_deadline().unwrap();
             calls += 1;
         }

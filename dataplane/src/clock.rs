@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Nanoseconds of `CLOCK_MONOTONIC`; comparable between processes of one boot.
+/// Nanoseconds of `CLOCK_BOOTTIME`; comparable between processes of one boot, and with
+/// `bpf_ktime_get_boot_ns`. It goes on while the machine is suspended: a lease that was granted before
+/// must not be fresh after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
 
@@ -75,7 +77,7 @@ impl Tick {
 /// The current time.
 #[must_use]
 pub fn now() -> Instant {
-    let time = clock_gettime(ClockId::Monotonic);
+    let time = clock_gettime(ClockId::Boottime);
     Instant(time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs())
 }
 

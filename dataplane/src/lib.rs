@@ -10,6 +10,7 @@ pub mod limits;
 pub mod clock;
 pub mod prefetch;
 pub mod address;
+pub mod lease;
 pub mod counters;
 pub mod frame;
 pub mod wire;
@@ -24,6 +25,7 @@ pub mod rewrite;
 pub mod fragment;
 pub mod capture;
 pub mod probes;
+pub mod resolver;
 pub mod forward;
 
 // What the steward decides; pure, on what the kernel told.
@@ -38,6 +40,7 @@ pub mod log;
 pub mod device;
 pub mod steer;
 pub mod privilege;
+pub mod bell;
 pub mod runtime;
 pub mod status;
 pub mod why;

@@ -21,6 +21,18 @@ pub const ADDRESSES: usize = 1024;
 pub const SERVICES: usize = 1024;
 /// Reals over all services, removed ones with live connections included.
 pub const REALS: usize = 8192;
+/// Numbers of groups: twice as many as there may be, so that a new one need not get the number of one
+/// that was just removed.
+pub const GROUPS: usize = 2 * dataplane_api::service::GROUPS_MAX;
+/// Gateway addresses over all groups.
+pub const GATEWAYS: usize = 256;
+/// Addresses (on each interface) that somebody else claims, of which is remembered when they were last
+/// announced; more only within a second.
+pub const CLAIMED: usize = 4096;
+/// Clients that may ask at one time who answers for addresses.
+pub const RESOLUTIONS: usize = 8;
+/// Answers that each of them gets.
+pub const RESOLVE_ANSWERS: usize = 1024;
 /// Local addresses of full NAT.
 pub const LOCAL_ADDRESSES: usize = 64;
 /// IPv6 extension headers walked before a packet is refused.
@@ -63,6 +75,7 @@ const fn wire_ethernet_len() -> usize {
     14
 }
 
+const _: () = assert!(GROUPS <= 32, "fresh leases are a 32-bit mask");
 const _: () = assert!(BURST <= 64, "a burst is tracked in a 64-bit mask");
 const _: () = assert!(REALS <= u16::MAX as usize, "a real has a 16-bit number");
 const _: () = assert!(SERVICES <= u16::MAX as usize, "a service has a 16-bit number");

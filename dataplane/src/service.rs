@@ -3,6 +3,7 @@
 //! Immutable. The steward compiles it, workers read it; a change is a new table.
 
 mod addresses;
+mod groups;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,10 +17,12 @@ use crate::address::{Address, RealId, ServiceId, VipId};
 use crate::clock::Tick;
 use crate::conn::State;
 use crate::ids::{Ids, RealIdentity};
+use crate::lease::Fresh;
 use crate::limits;
 use crate::sched::load::Loads;
 use crate::sched::{self, Built, Target};
 use addresses::AddressMap;
+use groups::Groups;
 
 /// What an address is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +218,7 @@ struct Vip {
 #[derive(Debug)]
 pub struct ServiceTable {
     addresses: AddressMap,
+    groups: Groups,
     vips: Vec<Vip>,
     services: Vec<Option<Arc<Service>>>,
     reals: Vec<Option<RealRecord>>,
@@ -225,6 +229,8 @@ pub struct ServiceTable {
     pub local_ports: PortRange,
     /// Where replies to clients go.
     pub reply: ReplyPath,
+    /// Of `groups`.
+    mask: Fresh,
 }
 
 impl ServiceTable {
@@ -243,6 +249,7 @@ impl ServiceTable {
         check(snapshot)?;
         let mut table = Self {
             addresses: AddressMap::default(),
+            groups: Groups::compile(snapshot, ids, previous.map(|p| &p.groups)),
             vips: Vec::new(),
             services: Vec::new(),
             reals: Vec::new(),
@@ -251,7 +258,9 @@ impl ServiceTable {
             locals_v6: Box::default(),
             local_ports: snapshot.local.ports,
             reply: snapshot.reply,
+            mask: Fresh::NONE,
         };
+        table.mask = table.groups.mask();
         for (id, address) in ids.vips() {
             *slot(&mut table.vips, id.index()) =
                 Vip { address: address.into(), listeners: Vec::new() };
@@ -447,11 +456,6 @@ impl ServiceTable {
     /// Every service, removed ones with live connections included.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
         self.services.iter().flatten().map(|s| &**s)
-    }
-
-    /// Every address we answer for: VIPs and local addresses.
-    pub fn owned(&self) -> impl Iterator<Item = Address> + '_ {
-        self.addresses.owned()
     }
 }
 

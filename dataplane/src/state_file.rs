@@ -150,7 +150,11 @@ mod tests {
             local: dataplane_api::service::LocalPool::default(),
             reply: dataplane_api::service::ReplyPath::default(),
             services: Vec::new(),
-            groups: Vec::new(),
+            groups: vec![dataplane_api::service::Group {
+                name: "web".to_owned(),
+                addresses: Vec::new(),
+                gateways: vec!["10.0.0.254".parse().unwrap()],
+            }],
         };
         State::new(7, snapshot, Ids::default())
     }

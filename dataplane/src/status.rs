@@ -6,24 +6,25 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use dataplane_api::counter::{Event, Reason};
 use dataplane_api::message::{
-    Captured, CapturedFrame, Conn, ConnFilter, InterfaceStatus, RealStatus, ServiceStatus, Status,
-    TableStatus, WorkerStatus,
+    Captured, CapturedFrame, Conn, ConnFilter, GroupStatus, InterfaceStatus, RealStatus,
+    ServiceStatus, Status, TableStatus, WorkerStatus,
 };
 use dataplane_api::service::Protocol;
 
-use crate::address::{DeviceId, RealId};
+use crate::address::{DeviceId, GroupId, RealId, ServiceId};
 use crate::clock::{Instant, Tick};
 use crate::conn::{self, Ports, State};
 use crate::frame::Verdict;
 use crate::published::{HopState, Published};
 use crate::runtime::Runtime;
 use crate::sched::Target;
-use crate::service::{RealRecord, Service};
+use crate::service::{RealRecord, Service, ServiceTable};
 
 /// Everything but connections.
 #[must_use]
 pub fn status(runtime: &Runtime, now: Instant) -> Status {
     let published = runtime.cell.get();
+    let groups = groups(runtime, &published, now);
     let report = runtime.report.lock().unwrap_or_else(PoisonError::into_inner);
     let interfaces = report.interfaces.iter().enumerate();
     let mut drops = sum(runtime, Reason::ALL, |c, r| c.drops(*r), |r| r.name());
@@ -32,9 +33,9 @@ pub fn status(runtime: &Runtime, now: Instant) -> Status {
         boot_id: runtime.boot_id.clone(),
         pid: std::process::id(),
         uptime_ms: now.since(runtime.started).as_millis() as u64,
-        lease_ms: runtime.lease.left_ms(now),
-        epoch: runtime.lease.epoch(),
-        groups: Vec::new(),
+        lease_ms: groups.iter().map(|g| g.lease_ms).max().unwrap_or(0),
+        epoch: groups.iter().map(|g| g.epoch).max().unwrap_or(0),
+        groups,
         adopted: runtime.adopted,
         table: table(runtime, &published),
         interfaces: interfaces.map(|(slot, i)| traffic(runtime, slot, i)).collect(),
@@ -45,6 +46,30 @@ pub fn status(runtime: &Runtime, now: Instant) -> Status {
         warnings: shown(&report.warnings),
         kernel_flows: report.kernel_flows,
     }
+}
+
+fn groups(runtime: &Runtime, published: &Published, now: Instant) -> Vec<GroupStatus> {
+    let (leases, services) = (runtime.leases(), &published.services);
+    let group = |(group, name): &(GroupId, String)| GroupStatus {
+        name: name.clone(),
+        lease_ms: leases.left_ms(*group, now),
+        epoch: leases.epoch(*group),
+        announced: leases.announced(*group),
+        foreign_claims: leases.claims(*group),
+        packets: packets(runtime, services, *group),
+    };
+    services.groups().iter().map(group).collect()
+}
+
+/// Counted for each real, not for each VIP, which would cost every packet something.
+fn packets(runtime: &Runtime, services: &ServiceTable, group: GroupId) -> u64 {
+    let mine = |service: ServiceId| {
+        let listen = services.service(service).into_iter().flat_map(|s| &s.listen);
+        listen.into_iter().any(|l| services.owner(l.address.into()) == Some(group))
+    };
+    let each = services.reals().filter(|(_, real)| mine(real.service));
+    let of = |id: RealId| runtime.workers.iter().map(move |w| w.counters.real(id).packets_in.get());
+    each.flat_map(|(id, _)| of(id)).sum()
 }
 
 /// Most warnings in a status. A network that is down can give one for each of thousands of real

@@ -46,6 +46,35 @@ fn probed<'a>(published: &'a Published, target: &PathTarget) -> Option<(RealId, 
     services.reals().find(|(_, r)| fits(r))
 }
 
+/// Whether anybody is told where the VIP is.
+fn lease(
+    why: &mut Why,
+    runtime: &Runtime,
+    published: &Published,
+    vip: Address,
+    now: Instant,
+) -> bool {
+    let services = &published.services;
+    // Steering knows it for a VIP; if a reload has taken it away since, the next stage says so.
+    let Some(group) = services.owner(vip) else { return true };
+    let name = services.groups().iter().find(|(id, _)| *id == group).map_or("", |(_, n)| n);
+    let fresh = runtime.leases().is_fresh(group, now);
+    let left = runtime.leases().left_ms(group, now);
+    let nobody = "nobody is told where the VIP is (ARP, neighbour discovery)";
+    match (fresh, name) {
+        (true, "") => passes(why, "lease", format!("VIPs are answered for another {left} ms")),
+        (true, name) => {
+            passes(why, "lease", format!("group {name}: VIPs are answered for another {left} ms"));
+        }
+        (false, "") => fails(why, "lease", format!("no_lease: {nobody}")),
+        (false, name) => {
+            let verdict = format!("no_lease: this node does not own group {name}: {nobody}");
+            fails(why, "lease", verdict);
+        }
+    }
+    fresh
+}
+
 /// What would become of a first packet, up to the first stage that fails.
 #[must_use]
 pub fn why(runtime: &Runtime, question: &Question, now: Instant) -> Why {
@@ -83,12 +112,8 @@ pub fn why(runtime: &Runtime, question: &Question, now: Instant) -> Why {
         return why;
     }
     passes(&mut why, "interface", format!("attached and up: {}", interfaces.join(", ")));
-    if !runtime.lease.is_fresh(now) {
-        let verdict = "no_lease: nobody is told where the VIP is (ARP, neighbour discovery)";
-        fails(&mut why, "lease", verdict);
+    if !lease(&mut why, runtime, &published, vip, now) {
         return why;
     }
-    let left = runtime.lease.left_ms(now);
-    passes(&mut why, "lease", format!("VIPs are answered for another {left} ms"));
     explain(why, question, &published, shared, now)
 }

@@ -11,13 +11,12 @@ use crossbeam::channel::{Receiver, Sender};
 use dataplane_api::counter::{Event, Reason};
 use dataplane_api::service::Poll;
 
-use crate::address::DeviceId;
+use crate::address::{Address, DeviceId, GroupId};
 use crate::clock::{self, Instant};
 use crate::counters::Counters;
 use crate::device::Device;
 use crate::device::xsk::{Port, XskDevice};
 use crate::forward::{self, Ender, Local, Pipeline, Tables};
-use crate::frame::Outbox;
 use crate::published::Published;
 use crate::runtime::Runtime;
 
@@ -28,8 +27,8 @@ pub enum Command {
     Install(DeviceId, Port),
     /// Serve the interface no longer.
     Remove(DeviceId),
-    /// Send a packet of our own.
-    Send(DeviceId, Box<[u8]>),
+    /// Tell the neighbours that an address of this group is ours.
+    Announce(DeviceId, Address, GroupId),
 }
 
 /// One worker, ready to run.
@@ -48,7 +47,7 @@ pub struct Worker {
     pub poll: Poll,
 }
 
-/// Longest sleep of an idle worker: how long a command waits at worst.
+/// Longest sleep of an idle worker: how long a command waits at worst, unless the bell is rung.
 const NAP: Duration = Duration::from_millis(20);
 /// Time without traffic after which an adaptive worker sleeps: about two system calls' worth.
 const SPIN: Duration = Duration::from_micros(50);
@@ -78,21 +77,23 @@ impl Worker {
         let mut obey_at = busy_until;
         while !runtime.stop.load(Relaxed) {
             let now = clock::now();
+            let orders = (now >= obey_at).then(|| self.commands.len());
+            // After a look at how many orders there are: each relies on what was published before it.
             if runtime.cell.version() != version {
                 (version, published) = (runtime.cell.version(), runtime.cell.get());
-            }
-            if now >= obey_at {
-                self.obey(counters);
-                obey_at = now.after(OBEY);
             }
             let mut tables = Tables {
                 published: &published,
                 shared: &runtime.forward,
                 counters,
                 local: &mut local,
-                lease: runtime.lease.is_fresh(now),
+                lease: runtime.leases().fresh(published.services.group_mask(), now),
                 now,
             };
+            if let Some(orders) = orders {
+                self.obey(orders, &tables);
+                obey_at = now.after(OBEY);
+            }
             let polled = self.device.poll(counters, |frames, verdicts, outbox| {
                 pipeline.forward(frames, verdicts, outbox, &mut tables);
             });
@@ -106,22 +107,21 @@ impl Worker {
             let behind = ending | sweeper.sweep(&runtime, &published, counters, now);
             if self.poll == Poll::Adaptive && !behind && polled == 0 && now > busy_until {
                 counters.event(Event::Sleep);
-                self.device.wait(NAP);
+                self.device.wait_or_hear(NAP, share.bell.fd());
+                share.bell.hush();
+                obey_at = now;
             }
         }
     }
 
-    fn obey(&mut self, counters: &Counters) {
-        while let Ok(command) = self.commands.try_recv() {
+    fn obey(&mut self, orders: usize, tables: &Tables<'_>) {
+        for _ in 0..orders {
+            let Ok(command) = self.commands.try_recv() else { break };
             let old = match command {
                 Command::Install(device, port) => self.device.install(device, port),
                 Command::Remove(device) => self.device.remove(device),
-                Command::Send(device, packet) => {
-                    if self.device.send(device, &packet) {
-                        counters.event(Event::Announced);
-                    } else {
-                        counters.drop(Reason::TxFull);
-                    }
+                Command::Announce(device, address, group) => {
+                    forward::announce(device, address, group, &mut self.device, tables);
                     None
                 }
             };
@@ -130,6 +130,8 @@ impl Worker {
                 let _ = self.retired.send(port);
             }
         }
+        // The other workers have no queue of an interface that has fewer than they are.
+        while self.number == 0 && forward::send_question(&mut self.device, tables) {}
     }
 }
 

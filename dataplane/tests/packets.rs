@@ -20,6 +20,8 @@ mod harness;
 mod icmp;
 #[path = "packets/methods.rs"]
 mod methods;
+#[path = "packets/ownership.rs"]
+mod ownership;
 #[path = "packets/packet.rs"]
 mod packet;
 #[path = "packets/persistence.rs"]

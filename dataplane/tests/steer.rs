@@ -24,6 +24,8 @@ const REAL_ANY: &str = "10.0.1.2";
 const REAL6: &str = "2001:db8:1::1";
 const LOCAL: &str = "10.0.0.100";
 const LOCAL6: &str = "2001:db8:1::100";
+const GATEWAY: &str = "10.0.0.254";
+const GATEWAY6: &str = "fe80::1";
 const HOST: &str = "10.0.0.1";
 const HOST6: &str = "2001:db8:1::ff";
 const CLIENT: &str = "198.51.100.7";
@@ -44,6 +46,8 @@ fn rules() -> Rules {
             (REAL6, flag::REAL),
             (LOCAL, flag::LOCAL),
             (LOCAL6, flag::LOCAL),
+            (GATEWAY, flag::GATEWAY),
+            (GATEWAY6, flag::GATEWAY),
             (HOST, flag::HOST),
             (HOST6, flag::HOST),
         ]
@@ -149,10 +153,20 @@ fn icmp(kind: u8, rest: &[u8]) -> Vec<u8> {
 }
 
 fn arp(operation: u8, target: &str) -> Vec<u8> {
+    arp_from(operation, CLIENT, target)
+}
+
+fn arp_from(operation: u8, sender: &str, target: &str) -> Vec<u8> {
     let mut bytes = vec![0, 1, 8, 0, 6, 4, 0, operation];
-    bytes.extend([2, 0, 0, 0, 0, 2, 198, 51, 100, 7, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([2, 0, 0, 0, 0, 2]);
+    bytes.extend(octets(sender));
+    bytes.extend([0; 6]);
     bytes.extend(octets(target));
     frame(0x0806, &bytes)
+}
+
+fn advertisement(target: &str, to: &str) -> Vec<u8> {
+    in_frame(&ip(CLIENT6, to, ICMPV6, &icmp(136, &octets(target))))
 }
 
 fn solicitation(target: &str, to: &str) -> Vec<u8> {
@@ -340,11 +354,79 @@ fn arp_and_neighbour_solicitations_for_our_addresses_are_ours() {
             ("solicitation for the host", solicitation(HOST6, group)),
             ("solicitation for a real", solicitation(REAL6, group)),
             ("solicitation for another, to a VIP", solicitation(CLIENT6, VIP6)),
-            ("advertisement", in_frame(&ip(CLIENT6, VIP6, ICMPV6, &icmp(136, &octets(VIP6))))),
+            ("solicitation of another host to another", solicitation(CLIENT6, group)),
             ("solicitation cut off", solicitation(VIP6, group)[..14 + 40 + 20].to_vec()),
             ("tagged ARP", tagged),
             ("ARP of other hardware", other_hardware),
             ("ARP cut off", arp(1, VIP)[..14 + 27].to_vec()),
+        ],
+    );
+}
+
+#[test]
+fn a_claim_on_an_address_of_ours_comes_to_us_and_what_the_kernel_asked_for_to_the_kernel() {
+    if !lab::is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let all = "ff02::1";
+    bench.check(
+        Action::Ours,
+        vec![
+            ("gratuitous request", arp_from(1, VIP, VIP)),
+            ("gratuitous reply", arp_from(2, VIP, VIP)),
+            ("reply to a probe", arp_from(2, VIP, "0.0.0.0")),
+            ("reply to a stranger", arp_from(2, VIP, CLIENT)),
+            ("question in its name", arp_from(1, VIP, CLIENT)),
+            ("local address", arp_from(2, LOCAL, LOCAL)),
+            ("gateway", arp_from(2, GATEWAY, REAL)),
+            ("advertisement to all", advertisement(VIP6, all)),
+            ("advertisement to a stranger", advertisement(VIP6, CLIENT6)),
+            ("advertisement to another VIP", advertisement(VIP6, VIP6)),
+            ("gateway's advertisement", advertisement(GATEWAY6, all)),
+        ],
+    );
+    bench.check(
+        Action::Kernel,
+        vec![
+            ("the answer to the kernel's question", arp_from(2, VIP, HOST)),
+            ("a question that only the kernel can answer", arp_from(1, VIP, HOST)),
+            ("a stranger's announcement", arp_from(1, CLIENT, CLIENT)),
+            ("a real's", arp_from(2, REAL, REAL)),
+            ("the host's, looped back", arp_from(1, HOST, HOST)),
+            ("reverse ARP", arp_from(4, VIP, VIP)),
+            ("the answer to the kernel's solicitation", advertisement(VIP6, HOST6)),
+            ("a stranger's advertisement", advertisement(CLIENT6, all)),
+            ("the host's advertisement", advertisement(HOST6, all)),
+            ("advertisement cut off", advertisement(VIP6, all)[..14 + 40 + 20].to_vec()),
+        ],
+    );
+}
+
+#[test]
+fn a_gateway_is_found_and_pinged_and_gets_nothing_else() {
+    if !lab::is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    bench.check(
+        Action::Ours,
+        vec![
+            ("ARP", arp_from(1, REAL, GATEWAY)),
+            ("solicitation", solicitation(GATEWAY6, "ff02::1:ff00:1")),
+            ("echo", in_frame(&ip(REAL, GATEWAY, ICMP, &icmp(8, b"hello")))),
+            ("echo, v6", in_frame(&ip("fe80::7", GATEWAY6, ICMPV6, &icmp(128, b"hello")))),
+            ("through it: a reply of NAT", tcp((REAL, 8080), (CLIENT, 1000))),
+        ],
+    );
+    bench.check(
+        Action::Kernel,
+        vec![
+            ("a connection to it", tcp((REAL, 40_000), (GATEWAY, 22))),
+            ("a datagram to it", udp((REAL, 40_000), (GATEWAY, 53))),
+            ("an error to it", in_frame(&ip(REAL, GATEWAY, ICMP, &icmp(3, &[0; 28])))),
+            ("an echo reply", in_frame(&ip(REAL, GATEWAY, ICMP, &icmp(0, b"hello")))),
+            ("through it: what a real asks of the world", udp((REAL, 40_000), (CLIENT, 53))),
         ],
     );
 }

@@ -106,7 +106,7 @@ static __always_inline void write(void *data, const struct turn *turn, struct st
 static __always_inline int is_due(struct state *s)
 {
 	if (s->due > s->now || s->earliest > s->now + s->burst) {
-		s->now = bpf_ktime_get_ns();
+		s->now = bpf_ktime_get_boot_ns();
 		if (s->due > s->now || s->earliest > s->now + s->burst)
 			return 0;
 	}
@@ -531,7 +531,7 @@ static __always_inline int sink(struct __sk_buff *skb, __u32 way)
 	case RECEIVED:
 		break;
 	}
-	now = bpf_ktime_get_ns();
+	now = bpf_ktime_get_boot_ns();
 	if (now > heard->last + GRAIN) {
 		if (now - heard->last > heard->longest) {
 			heard->longest = now - heard->last;

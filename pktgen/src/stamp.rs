@@ -38,7 +38,7 @@ pub struct Stamp {
     /// 1, 2, 3… for each way of a flow; wraps.
     pub sequence: u32,
     /// When the packet was due (not when it was sent: that would hide the generator's own delay,
-    /// and with it every stall it caught), in units of [`TIME_UNIT`] of `CLOCK_MONOTONIC`; wraps.
+    /// and with it every stall it caught), in units of [`TIME_UNIT`] of `CLOCK_BOOTTIME`; wraps.
     pub time: u32,
 }
 
@@ -101,7 +101,7 @@ impl Stamp {
     }
 }
 
-/// A moment of `CLOCK_MONOTONIC` in nanoseconds as [`Stamp::time`].
+/// A moment of `CLOCK_BOOTTIME` in nanoseconds as [`Stamp::time`].
 #[must_use]
 pub fn time(nanos: u64) -> u32 {
     (nanos / TIME_UNIT) as u32

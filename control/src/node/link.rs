@@ -233,7 +233,11 @@ impl Node {
         let ttl = self.config.control.lease;
         self.link.lease_at = Some(now.after(ttl / 3));
         let ttl_ms = u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX);
-        self.send(What::Lease, Request::Lease { ttl_ms, epoch: self.epoch, group: None }, now);
+        self.send(
+            What::Lease,
+            Request::Lease { ttl_ms, epoch: self.epoch, group: None, until_ns: None },
+            now,
+        );
     }
 
     /// Tells clients that have waited long enough.

@@ -311,7 +311,11 @@ impl Node {
             self.exit("on_stop = \"keep\": the lease runs out by itself");
         } else if self.link.leased() {
             let epoch = self.epoch;
-            self.send(What::Release, Request::Lease { ttl_ms: 0, epoch, group: None }, now);
+            self.send(
+                What::Release,
+                Request::Lease { ttl_ms: 0, epoch, group: None, until_ns: None },
+                now,
+            );
         } else {
             self.exit("no lease to give up");
         }

@@ -211,7 +211,7 @@ fn the_lease_follows_the_apply_and_is_renewed_by_thirds_while_answers_come() {
     bench.settle(None);
     assert_eq!(
         bench.sent().last(),
-        Some(&&Request::Lease { ttl_ms: 3000, epoch: 1000, group: None })
+        Some(&&Request::Lease { ttl_ms: 3000, epoch: 1000, group: None, until_ns: None })
     );
     for _ in 0..5 {
         bench.pass(1000);
@@ -399,7 +399,7 @@ fn a_new_address_gets_a_new_epoch_and_a_removed_one_does_not() {
         bench.settle(None);
         assert_eq!(
             bench.sent().last(),
-            Some(&&Request::Lease { ttl_ms: 3000, epoch, group: None }),
+            Some(&&Request::Lease { ttl_ms: 3000, epoch, group: None, until_ns: None }),
             "{extra}"
         );
     }
@@ -414,7 +414,7 @@ fn a_stop_gives_the_lease_up_and_ends_even_if_nobody_answers() {
         assert_eq!(bench.answers(waiting)[0]["error"]["code"], "stopping");
         assert_eq!(
             bench.sent().last(),
-            Some(&&Request::Lease { ttl_ms: 0, epoch: 1000, group: None })
+            Some(&&Request::Lease { ttl_ms: 0, epoch: 1000, group: None, until_ns: None })
         );
         assert_eq!(bench.exits(), 0);
         if answered {

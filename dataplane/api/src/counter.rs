@@ -89,9 +89,9 @@ counters! {
         FragmentTimeout = "fragment_timeout",
         /// Fragment that overlaps, or is too small to carry the ports.
         FragmentBad = "fragment_bad",
-        /// ARP or neighbour request for a VIP while control's lease is not fresh.
+        /// ARP, neighbour or echo request for an address of a group whose lease is not fresh.
         NoLease = "no_lease",
-        /// ARP or ND packet that is not a request for an address of ours.
+        /// ARP or ND packet that is not a request for an address of ours; claims of others are among them.
         NeighborIgnored = "neighbor_ignored",
         /// Transmit ring full.
         TxFull = "tx_full",
@@ -121,6 +121,10 @@ counters! {
         NeighborAnswered = "neighbor_answered",
         /// Gratuitous ARP or unsolicited neighbour advertisement sent.
         Announced = "announced",
+        /// Another host has claimed an address of ours while we own it (ARP or neighbour advertisement).
+        ForeignClaim = "foreign_claim",
+        /// Question sent to learn who answers for an address (ARP probe or neighbour solicitation).
+        ResolveSent = "resolve_sent",
         /// Echo request to a VIP answered.
         EchoAnswered = "echo_answered",
         /// ICMP error forwarded with outer and inner packet translated.

@@ -38,13 +38,17 @@ pub enum Request {
         /// Ownership of this [`crate::service::Group`] alone; absent: of all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         group: Option<String>,
+        /// The lease ends no later than at this moment, in nanoseconds of `CLOCK_BOOTTIME`: what was
+        /// decided before a pause of the machine is worth nothing after it, however late it is read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until_ns: Option<u64>,
     },
     /// Who answers for these addresses on the wire, as seen from our interfaces: to verify a takeover
-    /// of the other node.
+    /// of the other node, or our own.
     Resolve {
-        /// 1 to [`RESOLVE_MAX`].
+        /// 1 to [`RESOLVE_MAX`] VIPs, addresses of full NAT or gateways of the snapshot.
         addresses: Vec<IpAddr>,
-        /// How long to wait for answers, in milliseconds, 1 to [`PATH_TIMEOUT_MAX`].
+        /// For how long answers are collected, in milliseconds, 1 to [`PATH_TIMEOUT_MAX`].
         timeout_ms: u32,
     },
     /// Everything but connections: interfaces, workers, counters, services.
@@ -366,9 +370,10 @@ pub struct Status {
     pub pid: u32,
     /// Milliseconds since start.
     pub uptime_ms: u64,
-    /// Milliseconds for which VIPs are still answered; 0 if the lease has run out.
+    /// Milliseconds for which VIPs are still answered; 0 if the lease has run out. The longest of all
+    /// groups.
     pub lease_ms: u64,
-    /// Epoch of the lease.
+    /// Epoch of the lease; the highest of all groups.
     pub epoch: u64,
     /// Each group of VIPs; one, unnamed, if the snapshot has none.
     #[serde(default)]
@@ -410,7 +415,7 @@ pub struct GroupStatus {
     pub announced: u64,
     /// How often somebody else has claimed one of its addresses while they were ours, since start.
     pub foreign_claims: u64,
-    /// Packets from clients to its VIPs since start, as received by us.
+    /// Packets from clients that services with a VIP of it have sent on to real servers since start.
     pub packets: u64,
 }
 

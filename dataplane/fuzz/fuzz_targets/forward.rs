@@ -151,6 +151,8 @@ pub fn check(mut data: &[u8]) {
         asks: Asks::default(),
         capture: Default::default(),
         probes: Default::default(),
+        leases: Default::default(),
+        resolver: Default::default(),
     };
     let (counters, mut sent) = (Counters::default(), Sent::default());
     let (mut pipeline, mut locals) = (Pipeline::default(), [Local::new(0, 2), Local::new(1, 2)]);
@@ -169,7 +171,7 @@ pub fn check(mut data: &[u8]) {
             shared: &shared,
             counters: &counters,
             local: &mut locals[usize::from(first >> 1 & 1)],
-            lease: true,
+            lease: dataplane::lease::Fresh::ALL,
             now,
         };
         let mut buffer = vec![FILL; FRAME_SIZE];

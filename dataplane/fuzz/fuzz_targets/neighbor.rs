@@ -1,7 +1,7 @@
-//! Any bytes as a neighbour question: never a panic, and its answer is well-formed.
+//! Any bytes as a neighbour's message: never a panic, a claim is of a host, and our answer is well-formed.
 #![cfg_attr(fuzzing, no_main)]
 
-use dataplane::address::{DeviceId, Mac};
+use dataplane::address::{Address, DeviceId, Mac};
 use dataplane::frame::Frame;
 use dataplane::wire::packet::{Kind, Packet, parse};
 use dataplane::wire::{checksum, neighbor};
@@ -12,6 +12,11 @@ const OURS: Mac = Mac([2, 0, 0, 0, 0, 9]);
 pub fn check(data: &[u8]) {
     let Ok(packet) = parse(data) else { return };
     let mended = mend(data, &packet);
+    if let Ok(claim) = neighbor::claim(&mended, &packet) {
+        assert!(matches!(packet.kind, Kind::NeighborRequest | Kind::NeighborAnswer));
+        assert!(!claim.mac.is_group() && claim.address != Address::UNSPECIFIED);
+        assert_eq!(claim.address.is_v4(), packet.is_v4());
+    }
     let Ok(request) = neighbor::request(&mended, &packet) else { return };
     assert_eq!(packet.kind, Kind::NeighborRequest);
     assert!(!request.sender_mac.is_group() && request.sender != request.target);
@@ -34,7 +39,8 @@ pub fn check(data: &[u8]) {
 fn mend(data: &[u8], packet: &Packet) -> Vec<u8> {
     let mut frame = data.to_vec();
     let message = usize::from(packet.transport)..usize::from(packet.end);
-    if packet.kind == Kind::NeighborRequest && !packet.is_v4() && message.len() >= 4 {
+    let neighbor = matches!(packet.kind, Kind::NeighborRequest | Kind::NeighborAnswer);
+    if neighbor && !packet.is_v4() && message.len() >= 4 {
         let field = message.start + 2..message.start + 4;
         frame[field.clone()].fill(0);
         let (source, destination) = (packet.source, packet.destination);

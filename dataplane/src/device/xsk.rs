@@ -6,6 +6,7 @@
 //! port which does not get rid of its frames takes none from the others.
 #![allow(unsafe_code)]
 
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 
@@ -122,8 +123,14 @@ impl XskDevice {
 
     /// Sleeps until a frame comes in on any port, at most `timeout`.
     pub fn wait(&mut self, timeout: Duration) {
+        self.wait_or_hear(timeout, None);
+    }
+
+    /// Sleeps until a frame comes in on any port, or `bell` can be read; at most `timeout`.
+    pub fn wait_or_hear(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) {
         let mut unsent = false;
-        let mut fds = Vec::with_capacity(INTERFACES);
+        let mut fds = Vec::with_capacity(INTERFACES + 1);
+        fds.extend(bell.map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN)));
         for slot in &mut self.ports.slots {
             let Slot::Live(live) = slot else { continue };
             unsent |= live.sent > 0 && live.port.rings.tx.unconsumed() > 0;

@@ -12,6 +12,7 @@ mod ending;
 pub mod explain;
 mod express;
 mod find;
+mod neighbor;
 mod observe;
 mod open;
 mod probe;
@@ -29,9 +30,11 @@ use crate::conn::{self, Ended, Found, Identity, LastHop, Ports, State, Table};
 use crate::counters::Counters;
 use crate::fragment::Fragments;
 use crate::frame::{Frame, Outbox, Verdict};
+use crate::lease::{Fresh, Leases};
 use crate::limits::{self, BURST};
 use crate::probes::Probes;
 use crate::published::Published;
+use crate::resolver::Resolver;
 use crate::rewrite::nat::Endpoint;
 use crate::routes::Asks;
 use crate::sched::load::Loads;
@@ -43,6 +46,7 @@ pub use deliver::{Delivery, Paths};
 pub use ender::Ender;
 use ending::Course;
 use express::{Lane, Slot};
+pub use neighbor::{announce, send_question};
 use observe::observe;
 use open::Arrival;
 pub use probe::send_probes;
@@ -65,6 +69,10 @@ pub struct Shared {
     pub capture: Capture,
     /// Probes of the way to reals.
     pub probes: Probes,
+    /// Ownership of addresses.
+    pub leases: Leases,
+    /// Questions of our own about addresses.
+    pub resolver: Resolver,
 }
 
 impl Shared {
@@ -144,8 +152,8 @@ pub struct Tables<'a> {
     pub counters: &'a Counters,
     /// Of this worker.
     pub local: &'a mut Local,
-    /// Whether VIPs may be answered.
-    pub lease: bool,
+    /// The groups whose addresses may be answered for.
+    pub lease: Fresh,
     /// When the burst was received.
     pub now: Instant,
 }
@@ -263,7 +271,8 @@ fn any(
 ) -> Result<Verdict, Reason> {
     let packet = packet::parse(frame.bytes())?;
     let device = tables.published.device(frame.device()).ok_or(Reason::DeviceDown)?;
-    if frame.bytes().first_chunk() != Some(&device.mac.0) && packet.kind != Kind::NeighborRequest {
+    let anybody = matches!(packet.kind, Kind::NeighborRequest | Kind::NeighborAnswer);
+    if !anybody && frame.bytes().first_chunk() != Some(&device.mac.0) {
         return Err(Reason::NotOurMac);
     }
     if !matches!(packet.kind, Kind::Tcp | Kind::Udp) {

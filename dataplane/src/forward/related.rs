@@ -6,7 +6,7 @@ use dataplane_api::counter::{Event, Reason};
 use dataplane_api::service::Forwarding;
 
 use super::deliver::{self, Delivery, To, deliver};
-use super::{Tables, client, find, receiver, sender};
+use super::{Tables, client, find, neighbor, receiver, sender};
 use crate::conn::Found;
 use crate::fragment::{self, Follow};
 use crate::frame::{Frame, Outbox, Verdict};
@@ -14,7 +14,6 @@ use crate::rewrite;
 use crate::rewrite::icmp::{self, Quoted};
 use crate::rewrite::nat::{Change, Endpoint};
 use crate::service::Class;
-use crate::wire::neighbor;
 use crate::wire::packet::{self, Kind, Packet};
 use crate::wire::tunnel_error::{self, TunnelError};
 
@@ -27,7 +26,8 @@ pub(super) fn related(
     tables: &mut Tables<'_>,
 ) -> Verdict {
     match packet.kind {
-        Kind::NeighborRequest => neighbor_request(frame, packet, tables),
+        Kind::NeighborRequest => neighbor::request(frame, packet, outbox, tables),
+        Kind::NeighborAnswer => neighbor::answer(frame, packet, outbox, tables),
         Kind::EchoRequest => echo(frame, packet, tables),
         Kind::IcmpError => icmp_error(frame, packet, outbox, tables),
         Kind::LaterFragment => later_fragment(frame, packet, outbox, tables),
@@ -35,36 +35,16 @@ pub(super) fn related(
     }
 }
 
-/// "Who has the VIP?" is answered only while control says that we do.
-fn neighbor_request(frame: &mut Frame<'_>, packet: &Packet, tables: &Tables<'_>) -> Verdict {
-    let request = match neighbor::request(frame.bytes(), packet) {
-        Ok(request) => request,
-        Err(reason) => return Verdict::Drop(reason),
-    };
-    if tables.published.services.classify(request.target) == Class::Other {
-        return Verdict::Drop(Reason::NeighborIgnored);
-    }
-    if !tables.lease {
-        return Verdict::Drop(Reason::NoLease);
-    }
-    let device = frame.device();
-    let Some(info) = tables.published.device(device) else {
-        return Verdict::Drop(Reason::DeviceDown);
-    };
-    if !neighbor::answer(frame, packet, &request, info.mac) {
-        return Verdict::Drop(Reason::NeighborIgnored);
-    }
-    tables.event(Event::NeighborAnswered);
-    Verdict::Transmit(device)
-}
-
 fn echo(frame: &mut Frame<'_>, packet: &Packet, tables: &Tables<'_>) -> Verdict {
     let services = &tables.published.services;
-    if services.classify(packet.destination) == Class::Other {
+    let Some(group) = services.owner(packet.destination) else {
         return Verdict::Drop(Reason::IcmpUnsupported);
-    }
-    if services.classify(packet.source) != Class::Other {
+    };
+    if services.owner(packet.source).is_some() {
         return Verdict::Drop(Reason::BadSource);
+    }
+    if !tables.lease.contains(group) {
+        return Verdict::Drop(Reason::NoLease);
     }
     if !icmp::echo_reply(frame, packet) {
         return Verdict::Drop(Reason::Malformed);

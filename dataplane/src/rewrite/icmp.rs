@@ -91,7 +91,8 @@ fn error(
     rest: u32,
 ) -> bool {
     let later = matches!(packet.fragment, Fragment::Later { .. });
-    let about_error = matches!(packet.kind, Kind::IcmpError | Kind::NeighborRequest);
+    let about_error =
+        matches!(packet.kind, Kind::IcmpError | Kind::NeighborRequest | Kind::NeighborAnswer);
     if later || about_error || source.is_v4() != packet.is_v4() {
         return false;
     }

@@ -50,7 +50,11 @@ pub(crate) fn translate(bytes: &mut [u8], packet: &Packet, change: &Change, decr
     match packet.kind {
         Kind::Tcp => tcp(bytes, packet.transport, change, addresses),
         Kind::Udp => udp(bytes, packet.transport, change, addresses),
-        Kind::LaterFragment | Kind::EchoRequest | Kind::IcmpError | Kind::NeighborRequest => {}
+        Kind::LaterFragment
+        | Kind::EchoRequest
+        | Kind::IcmpError
+        | Kind::NeighborRequest
+        | Kind::NeighborAnswer => {}
     }
 }
 

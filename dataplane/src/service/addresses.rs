@@ -53,9 +53,4 @@ impl AddressMap {
             at += 1;
         }
     }
-
-    /// Every address in it.
-    pub(super) fn owned(&self) -> impl Iterator<Item = Address> + '_ {
-        self.slots.iter().filter(|(_, class)| *class != Class::Other).map(|(address, _)| *address)
-    }
 }

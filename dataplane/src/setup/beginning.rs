@@ -222,5 +222,7 @@ pub(super) fn share(table: Table) -> anyhow::Result<forward::Shared> {
         asks: Asks::default(),
         capture: Default::default(),
         probes: Default::default(),
+        leases: Default::default(),
+        resolver: Default::default(),
     })
 }

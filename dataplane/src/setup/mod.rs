@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use dataplane::agent::{Agent, Apply, End};
+use dataplane::bell::Bell;
 use dataplane::clock;
 use dataplane::device::xsk::{Memory, Port, XskDevice};
 use dataplane::kernel::Monitor;
@@ -23,7 +24,7 @@ use dataplane::limits;
 use dataplane::log;
 use dataplane::privilege;
 use dataplane::published::{Cell, Facts, Published};
-use dataplane::runtime::{Lease, Report, Runtime, WorkerShare};
+use dataplane::runtime::{Report, Runtime, WorkerShare};
 use dataplane::steer::Steer;
 use dataplane::steward::{Parts, Steward};
 use dataplane::worker::{Command, Worker};
@@ -219,8 +220,7 @@ fn running(
             endings: Arc::default(),
         })),
         forward: beginning::share(table)?,
-        workers: worker_shares(&snapshot),
-        lease: Lease::default(),
+        workers: worker_shares(&snapshot)?,
         stop: AtomicBool::new(false),
         boot_id,
         started,
@@ -230,9 +230,12 @@ fn running(
     Ok((runtime, Rest { snapshot, ids }))
 }
 
-fn worker_shares(snapshot: &Snapshot) -> Box<[WorkerShare]> {
-    let cores = snapshot.engine.cores.iter();
-    cores.map(|core| WorkerShare { core: *core, ..WorkerShare::default() }).collect()
+fn worker_shares(snapshot: &Snapshot) -> anyhow::Result<Box<[WorkerShare]>> {
+    let share = |core: &u16| {
+        let bell = Bell::new().context("eventfd")?;
+        Ok(WorkerShare { core: *core, bell, ..WorkerShare::default() })
+    };
+    snapshot.engine.cores.iter().map(share).collect()
 }
 
 /// The workers.

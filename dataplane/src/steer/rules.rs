@@ -19,6 +19,8 @@ pub mod flag {
     pub const LOCAL: u32 = 4;
     /// The kernel's own.
     pub const HOST: u32 = 8;
+    /// Answered for, but nobody connects to it.
+    pub const GATEWAY: u32 = 16;
 }
 
 /// Who gets a packet.

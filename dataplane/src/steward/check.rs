@@ -8,6 +8,7 @@ use dataplane_api::service::{
     Engine, Interface, Listen, Persistence, Protocol, Real, Service, Snapshot, Timeouts,
 };
 
+use super::groups;
 use crate::limits;
 
 /// Longest time of any kind, in seconds.
@@ -51,7 +52,7 @@ pub fn check(snapshot: &Snapshot) -> Result<(), String> {
     let mut reals = services.iter().flat_map(Service::all_reals);
     match reals.find(|r| vips.contains(&r.address)) {
         Some(real) => Err(format!("{} is a VIP and cannot be a real server too", real.address)),
-        None => Ok(()),
+        None => groups::check(snapshot, &vips),
     }
 }
 
@@ -114,11 +115,17 @@ fn within(what: &str, seconds: u32) -> Result<(), String> {
     Err(format!("{what}: {seconds} seconds; expected 1 to {SECONDS_MAX}"))
 }
 
-fn check_service(service: &Service) -> Result<(), String> {
+/// Of a service or a group.
+pub(super) fn name(name: &str) -> Result<(), String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    if !(1..=NAME_MAX).contains(&service.name.len()) || !service.name.bytes().all(allowed) {
+    if !(1..=NAME_MAX).contains(&name.len()) || !name.bytes().all(allowed) {
         return Err(format!("is no name: expected 1 to {NAME_MAX} of A-Z a-z 0-9 . _ -"));
     }
+    Ok(())
+}
+
+fn check_service(service: &Service) -> Result<(), String> {
+    name(&service.name)?;
     if service.listen.is_empty() {
         return Err("listens on nothing".to_owned());
     }
@@ -175,7 +182,7 @@ fn overlaps(services: &[Service]) -> Result<(), String> {
     Ok(())
 }
 
-fn unique<T: Ord + std::fmt::Debug>(
+pub(super) fn unique<T: Ord + std::fmt::Debug>(
     what: &str,
     items: impl Iterator<Item = T>,
 ) -> Result<(), String> {
@@ -189,16 +196,16 @@ fn unique<T: Ord + std::fmt::Debug>(
 }
 
 /// A name that nobody has checked, fit for a message.
-fn shown(name: &str) -> String {
+pub(super) fn shown(name: &str) -> String {
     let short: String = name.chars().take(NAME_MAX).collect();
     format!("`{}`", short.escape_default())
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn snapshot(change: impl Fn(&mut serde_json::Value)) -> Snapshot {
+    pub(crate) fn snapshot(change: impl Fn(&mut serde_json::Value)) -> Snapshot {
         let mut value = serde_json::json!({
             "engine": {"cores": [0], "poll": "adaptive", "connections": 65536,
                        "half_open_percent": 25, "frames": 8192},

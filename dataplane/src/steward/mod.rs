@@ -6,6 +6,7 @@
 
 pub mod check;
 mod endings;
+mod groups;
 mod hops;
 mod interfaces;
 mod replies;
@@ -38,7 +39,6 @@ use crate::runtime::Runtime;
 use crate::service::ServiceTable;
 use crate::state_file::State;
 use crate::steer::Steer;
-use crate::wire::neighbor;
 use crate::worker::Command;
 use endings::Ends;
 use hops::Hops;
@@ -160,6 +160,8 @@ impl Steward {
             self.round(now);
             self.sleep(clock::now());
             self.drain_wake();
+            // A takeover waits for nothing else.
+            self.announce(clock::now());
             while let Ok(apply) = self.parts.apply.try_recv() {
                 let outcome = self.apply(*apply.snapshot);
                 if let Err(message) = &outcome {
@@ -321,22 +323,24 @@ impl Steward {
     fn announce(&mut self, now: Instant) {
         let runtime = &self.parts.runtime;
         let published = runtime.cell.get();
-        let owned = runtime.lease.is_fresh(now).then(|| runtime.lease.epoch());
-        let addresses = published.services.owned().collect();
+        let services = &published.services;
+        let term = |(address, group)| Some((address, runtime.leases().term(group, now)?));
+        let owned = services.owned().filter_map(term).collect();
         let up = self
             .generations
             .iter()
             .filter(|(slot, _)| self.attached.get(slot).is_some_and(|a| a.up && a.error.is_none()));
         let up = up.map(|(slot, generation)| (*slot, *generation)).collect();
-        for (device, address) in self.announcer.due(now, owned, &up, &addresses) {
-            let Some(info) = published.device(device) else { continue };
-            let mut buffer = [0; 128];
-            let length = neighbor::announcement(address, info.mac, &mut buffer);
-            let packet = buffer[..length].into();
+        let due = self.announcer.due(now, &owned, &up);
+        for (device, address) in &due {
+            let Some(group) = services.owner(*address) else { continue };
             if let Some(worker) = self.parts.commands.first() {
                 // A worker that is gone ends the process; nothing to add here.
-                let _ = worker.send(Command::Send(device, packet));
+                let _ = worker.send(Command::Announce(*device, *address, group));
             }
+        }
+        if !due.is_empty() {
+            runtime.ring();
         }
     }
 
@@ -373,8 +377,14 @@ impl Steward {
         state
             .write(&self.parts.state_path)
             .map_err(|e| format!("cannot write {}: {e}", self.parts.state_path.display()))?;
+        let mut change = runtime.leases().change();
+        let before = current.services.groups();
+        for (group, _) in services.groups().iter().filter(|g| !before.contains(g)) {
+            change.reset(*group);
+        }
         let facts = Facts { services: Arc::new(services), ..Facts::clone(&current) };
         runtime.cell.set(Published::new(facts));
+        drop(change);
         (self.parts.snapshot, self.parts.ids) = (state.snapshot, state.ids);
         self.stale = true;
         self.follow();
@@ -400,7 +410,7 @@ impl Steward {
         if let Some(deadline) = self.announcer.next_deadline() {
             until = until.min(deadline);
         }
-        // A lease that becomes fresh is announced within this time.
+        // A lease that becomes fresh rings; one that runs out is noticed within this time.
         let nap = until.since(now).clamp(Duration::from_millis(1), Duration::from_millis(100));
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(nap.subsec_nanos()) };
         let netlink = self.parts.monitor.fd();

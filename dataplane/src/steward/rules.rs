@@ -27,6 +27,9 @@ pub(super) fn rules(
     for address in &snapshot.local.addresses {
         set(&mut rules, (*address).into(), flag::LOCAL);
     }
+    for address in snapshot.groups.iter().flat_map(|g| &g.gateways) {
+        set(&mut rules, (*address).into(), flag::GATEWAY);
+    }
     for service in &snapshot.services {
         let action = action(service, services, flows);
         let protocol = service.protocol.number();

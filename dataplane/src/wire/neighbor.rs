@@ -1,7 +1,8 @@
 //! ARP (RFC 826) and IPv6 neighbour discovery (RFC 4861) for addresses of ours.
 //!
-//! Run by the worker that got the question, and for announcements by whoever takes a VIP. It judges
-//! a question, and writes answers and announcements; whether to answer is for the caller to decide.
+//! Run by the worker that got the message, and for announcements by whoever takes a VIP. It judges
+//! questions and claims, and writes answers, announcements and questions; whether to is for the caller
+//! to decide.
 
 use dataplane_api::counter::Reason;
 
@@ -22,10 +23,21 @@ pub struct Request {
     pub sender_mac: Mac,
 }
 
+/// Somebody says that an address is theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The address.
+    pub address: Address,
+    /// The link-layer address at which it is said to be.
+    pub mac: Mac,
+}
+
 /// Bytes of an ARP frame.
 const ARP_LEN: usize = 14 + 28;
 /// Bytes of a neighbour advertisement with its one option: Ethernet, IPv6, ICMPv6.
 const ADVERTISEMENT_LEN: usize = 14 + 40 + 24 + 8;
+/// Bytes of a neighbour solicitation without options.
+const SOLICITATION_LEN: usize = 14 + 40 + 24;
 /// `ff02::1` and its Ethernet address (RFC 2464 section 7).
 const ALL_NODES: Address = Address::from_bits(0xff02 << 112 | 1);
 const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
@@ -70,6 +82,51 @@ pub fn request(frame: &[u8], packet: &Packet) -> Result<Request, Reason> {
     Ok(request)
 }
 
+/// Reads out of a frame that [`super::packet::parse`] took for ARP or neighbour discovery which address
+/// its sender says to have: every neighbour that hears it may send there from now on.
+///
+/// # Errors
+/// As [`request`]; [`Reason::NeighborIgnored`] also for a question of somebody without an address
+/// (duplicate address detection).
+pub fn claim(frame: &[u8], packet: &Packet) -> Result<Claim, Reason> {
+    let ethernet: &[u8; 14] = frame.first_chunk().ok_or(Reason::Malformed)?;
+    let message = frame
+        .get(usize::from(packet.transport)..usize::from(packet.end))
+        .ok_or(Reason::Malformed)?;
+    let claim = match (packet.kind, packet.is_v4()) {
+        (Kind::NeighborRequest | Kind::NeighborAnswer, true) => {
+            let body: &[u8; 28] = message.first_chunk().ok_or(Reason::Malformed)?;
+            Claim { address: packet.source, mac: Mac(load(body, 8)) }
+        }
+        (Kind::NeighborRequest, false) => {
+            let request = solicitation(message, packet, Mac(load(ethernet, 6)))?;
+            Claim { address: request.sender, mac: request.sender_mac }
+        }
+        (Kind::NeighborAnswer, false) => advertisement(message, packet, Mac(load(ethernet, 6)))?,
+        _ => return Err(Reason::NeighborIgnored),
+    };
+    if claim.mac.is_group() || claim.mac == Mac::default() {
+        return Err(Reason::BadSource);
+    }
+    let nobody = if packet.is_v4() {
+        walk::is_no_host_v4(claim.address.v4_bits())
+    } else {
+        walk::is_no_host_v6(claim.address)
+    };
+    if nobody { Err(Reason::NeighborIgnored) } else { Ok(claim) }
+}
+
+/// The checks of RFC 4861 section 7.1.2; the hop limit and the code were the parser's.
+fn advertisement(message: &[u8], packet: &Packet, mac: Mac) -> Result<Claim, Reason> {
+    let fixed: &[u8; 24] = message.first_chunk().ok_or(Reason::Malformed)?;
+    let (sender, to) = (packet.source, packet.destination);
+    if checksum::transport(sender, to, walk::ICMPV6, message) != 0 {
+        return Err(Reason::Malformed);
+    }
+    let option = link_layer(&message[24..], TARGET_LINK_LAYER)?;
+    Ok(Claim { address: Address::v6(load(fixed, 8)), mac: option.unwrap_or(mac) })
+}
+
 fn arp(body: &[u8; 28]) -> Result<Request, Reason> {
     // Hardware Ethernet, protocol IPv4, address lengths 6 and 4, operation "request".
     if load(body, 0) != [0, 1, 8, 0, 6, 4, 0, 1] {
@@ -97,7 +154,7 @@ fn solicitation(message: &[u8], packet: &Packet, mac: Mac) -> Result<Request, Re
         return Err(Reason::Malformed);
     }
     let target = Address::v6(load(fixed, 8));
-    let option = source_link_layer(&message[24..])?;
+    let option = link_layer(&message[24..], SOURCE_LINK_LAYER)?;
     if sender == Address::UNSPECIFIED {
         // A probe goes to the group of its target and does not say who asks.
         if option.is_some() || group.bits() >> 24 != SOLICITED_NODE >> 24 {
@@ -113,13 +170,13 @@ fn solicitation(message: &[u8], packet: &Packet, mac: Mac) -> Result<Request, Re
 }
 
 /// Walks the options, all of them: one of length zero spoils the message (RFC 4861 section 4.6).
-fn source_link_layer(mut options: &[u8]) -> Result<Option<Mac>, Reason> {
+fn link_layer(mut options: &[u8], wanted: u8) -> Result<Option<Mac>, Reason> {
     let mut mac = None;
     while let [kind, len, ..] = *options {
         let (option, rest) =
             options.split_at_checked(usize::from(len) * 8).ok_or(Reason::Malformed)?;
         let option: &[u8; 8] = option.first_chunk().ok_or(Reason::Malformed)?;
-        if kind == SOURCE_LINK_LAYER {
+        if kind == wanted {
             if len != 1 {
                 return Err(Reason::Malformed);
             }
@@ -180,6 +237,41 @@ pub fn announcement(address: Address, mac: Mac, buffer: &mut [u8; 128]) -> usize
         }
         ADVERTISEMENT_LEN
     }
+}
+
+/// Writes the frame that asks a link who has `address`, and returns its length. It does not say who
+/// asks, and so changes no neighbour's mind: an ARP probe (RFC 5227 section 2.1.1), or the solicitation
+/// of duplicate address detection (RFC 4862 section 5.4.2), which is answered to all nodes.
+#[must_use]
+pub fn question(address: Address, mac: Mac, buffer: &mut [u8; 128]) -> usize {
+    if address.is_v4() {
+        if let Some(bytes) = buffer.first_chunk_mut() {
+            let (nobody, target) = ((Address::v4(0), mac), (address, Mac([0; 6])));
+            write_arp(bytes, ARP_REQUEST, nobody, target, Mac::BROADCAST);
+        }
+        ARP_LEN
+    } else {
+        if let Some(bytes) = buffer.first_chunk_mut() {
+            write_solicitation(bytes, address, mac);
+        }
+        SOLICITATION_LEN
+    }
+}
+
+fn write_solicitation(bytes: &mut [u8; SOLICITATION_LEN], address: Address, mac: Mac) {
+    let octets = address.octets();
+    let group = Address::from_bits(SOLICITED_NODE | address.bits() & 0xff_ffff);
+    // The group's Ethernet address: RFC 2464 section 7.
+    bytes[..6].copy_from_slice(&[0x33, 0x33, 0xff, octets[13], octets[14], octets[15]]);
+    bytes[6..12].copy_from_slice(&mac.0);
+    bytes[12..14].copy_from_slice(&walk::IPV6.to_be_bytes());
+    bytes[14..22].copy_from_slice(&[0x60, 0, 0, 0, 0, 24, walk::ICMPV6, 255]);
+    bytes[22..38].fill(0);
+    bytes[38..54].copy_from_slice(&group.octets());
+    bytes[54..62].copy_from_slice(&[135, 0, 0, 0, 0, 0, 0, 0]);
+    bytes[62..78].copy_from_slice(&octets);
+    let checksum = checksum::transport(Address::UNSPECIFIED, group, walk::ICMPV6, &bytes[54..]);
+    bytes[56..58].copy_from_slice(&checksum.to_be_bytes());
 }
 
 fn write_arp(

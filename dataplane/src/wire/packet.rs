@@ -26,6 +26,8 @@ pub enum Kind {
     IcmpError,
     /// ARP request or IPv6 neighbour solicitation; see [`super::neighbor`].
     NeighborRequest,
+    /// ARP reply or IPv6 neighbour advertisement.
+    NeighborAnswer,
 }
 
 /// Whether the packet is part of a datagram.

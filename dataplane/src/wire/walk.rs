@@ -32,8 +32,9 @@ const MOBILITY: u8 = 135;
 const HOST_IDENTITY: u8 = 139;
 const SHIM6: u8 = 140;
 
-/// ICMPv6 type of a neighbour solicitation.
+/// ICMPv6 types of a neighbour solicitation and of an advertisement.
 const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
 
 /// Largest frame whose offsets fit into a [`Packet`].
 pub(super) const MAX_LEN: usize = u16::MAX as usize;
@@ -209,13 +210,18 @@ fn v6(bytes: &[u8], at: usize, extent: Extent) -> Result<Packet, Reason> {
     transport(bytes, packet, extent)
 }
 
-/// Neighbour discovery: of all its messages, only the solicitation is for us (RFC 4861).
+/// Neighbour discovery: of all its messages, only those between neighbours are for us (RFC 4861).
 fn discovery(bytes: &[u8], packet: Packet) -> Result<Packet, Reason> {
     let icmp: &[u8; 8] = chunk(bytes, usize::from(packet.transport))?;
-    if icmp[0] != SOLICITATION || icmp[1] != 0 || packet.ttl != 255 {
+    let kind = match icmp[0] {
+        SOLICITATION => Kind::NeighborRequest,
+        ADVERTISEMENT => Kind::NeighborAnswer,
+        _ => return Err(Reason::NeighborIgnored),
+    };
+    if icmp[1] != 0 || packet.ttl != 255 {
         return Err(Reason::NeighborIgnored);
     }
-    Ok(Packet { kind: Kind::NeighborRequest, ..packet })
+    Ok(Packet { kind, ..packet })
 }
 
 /// Walks to the transport header, or to the payload of a later fragment (RFC 8200 section 4).
@@ -299,7 +305,7 @@ fn transport(bytes: &[u8], mut packet: Packet, extent: Extent) -> Result<Packet,
         Kind::Tcp => tcp(segment, &mut packet, extent)?,
         Kind::Udp => udp(header, segment.len(), &mut packet, extent)?,
         Kind::IcmpError => icmp_error(segment, &packet, extent)?,
-        Kind::EchoRequest | Kind::LaterFragment | Kind::NeighborRequest => {}
+        Kind::EchoRequest | Kind::LaterFragment | Kind::NeighborRequest | Kind::NeighborAnswer => {}
     }
     Ok(packet)
 }
@@ -363,9 +369,11 @@ fn icmp_error(segment: &[u8], packet: &Packet, extent: Extent) -> Result<(), Rea
 /// ARP for IPv4 over Ethernet (RFC 826); the addresses are those of sender and target.
 fn arp(bytes: &[u8]) -> Result<Packet, Reason> {
     let body: &[u8; 28] = chunk(bytes, 14)?;
-    if load(body, 0) != [0, 1, 8, 0, 6, 4, 0, 1] {
-        return Err(Reason::NeighborIgnored);
-    }
+    let kind = match load(body, 0) {
+        [0, 1, 8, 0, 6, 4, 0, 1] => Kind::NeighborRequest,
+        [0, 1, 8, 0, 6, 4, 0, 2] => Kind::NeighborAnswer,
+        _ => return Err(Reason::NeighborIgnored),
+    };
     Ok(Packet {
         source: Address::v4(u32_at(body, 14)),
         destination: Address::v4(u32_at(body, 24)),
@@ -377,7 +385,7 @@ fn arp(bytes: &[u8]) -> Result<Packet, Reason> {
         fragment_header: 0,
         identification: 0,
         fragment: Fragment::None,
-        kind: Kind::NeighborRequest,
+        kind,
         protocol: 0,
         tcp_flags: TcpFlags(0),
         ttl: 0,

@@ -62,6 +62,10 @@ impl NetNs {
         Self(name)
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
     /// Moves the calling thread (which should end with the test) into it.
     pub(crate) fn enter(&self) {
         let file = File::open(format!("/run/netns/{}", self.0)).unwrap();

@@ -5,17 +5,20 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dataplane::address::{DeviceId, Mac, RealId};
+use dataplane::address::{DeviceId, GroupId, Mac, RealId};
 use dataplane::clock::Instant;
 use dataplane::conn::{Conn, Ports, State, Table};
 use dataplane::counters::Counters;
 use dataplane::device::Device;
 use dataplane::device::memory::MemoryDevice;
 use dataplane::ending::{Ending, Endings};
-use dataplane::forward::{Ender, Local, Paths, Pipeline, Shared, Tables, expired, send_probes};
+use dataplane::forward::{
+    self, Ender, Local, Paths, Pipeline, Shared, Tables, expired, send_probes,
+};
 use dataplane::fragment::Fragments;
 use dataplane::frame::Verdict;
 use dataplane::ids::{Ids, Used};
+use dataplane::lease::Fresh;
 use dataplane::published::{DeviceInfo, Facts, Hop, HopState, Published};
 use dataplane::routes::Asks;
 use dataplane::sched::load::Loads;
@@ -171,7 +174,7 @@ pub struct World {
     pub published: Published,
     pub snapshot: Snapshot,
     pub now: Instant,
-    pub lease: bool,
+    pub lease: Fresh,
     ids: Ids,
     workers: Vec<Worker>,
     hops: BTreeMap<IpAddr, Hop>,
@@ -210,6 +213,8 @@ impl World {
                 asks: Asks::default(),
                 capture: Default::default(),
                 probes: Default::default(),
+                leases: Default::default(),
+                resolver: Default::default(),
             },
             published: Published::new(Facts {
                 services,
@@ -220,7 +225,7 @@ impl World {
             }),
             snapshot: snapshot.clone(),
             now: Instant::from_nanos(1_000_000_000_000),
-            lease: true,
+            lease: Fresh::ALL,
             ids,
             workers: vec![worker(0), worker(1)],
             hops: BTreeMap::new(),
@@ -307,6 +312,24 @@ impl World {
             now: self.now,
         };
         send_probes(device, &mut tables);
+        device.collect()
+    }
+
+    /// What the first worker sends when it is told to announce an address, and all questions that wait.
+    pub fn speak(&mut self, announce: Option<(IpAddr, GroupId)>) -> Vec<(DeviceId, Vec<u8>)> {
+        let Worker { local, counters, device, .. } = &mut self.workers[0];
+        let tables = Tables {
+            published: &self.published,
+            shared: &self.shared,
+            counters,
+            local,
+            lease: self.lease,
+            now: self.now,
+        };
+        if let Some((address, group)) = announce {
+            forward::announce(OUTSIDE, address.into(), group, device, &tables);
+        }
+        while forward::send_question(device, &tables) {}
         device.collect()
     }
 

@@ -8,6 +8,7 @@ use dataplane::counters::Counters;
 use dataplane::device::Device;
 use dataplane::device::memory::MemoryDevice;
 use dataplane::forward::{Local, Pipeline, Tables};
+use dataplane::lease::Fresh;
 use dataplane_api::counter::{Event, Reason};
 use dataplane_api::service::{Forwarding, Protocol};
 
@@ -258,7 +259,7 @@ fn two_workers_at_once_on_the_same_connections_lose_no_count() {
                         shared: &world.shared,
                         counters: &counters,
                         local: &mut local,
-                        lease: true,
+                        lease: Fresh::ALL,
                         now: world.now.after(Duration::from_millis(turn * 20)),
                     };
                     device.poll(&counters, |frames, verdicts, outbox| {

@@ -7,6 +7,7 @@ use dataplane::address::DeviceId;
 use dataplane::counters::Counters;
 use dataplane::forward::{Local, Pipeline, Tables};
 use dataplane::frame::{Frame as Buffer, Outbox, Verdict};
+use dataplane::lease::Fresh;
 use dataplane::limits::{FRAME_SIZE, HEADROOM};
 use dataplane_api::counter::{Event, Reason};
 use dataplane_api::message::How;
@@ -295,7 +296,7 @@ fn any_frames(frames: &[Vec<u8>]) {
         shared: &world.shared,
         counters: &counters,
         local: &mut local,
-        lease: true,
+        lease: Fresh::ALL,
         now: world.now,
     };
     Pipeline::default().forward(&mut lent, &mut verdicts, &mut sent, &mut tables);

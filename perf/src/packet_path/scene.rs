@@ -124,6 +124,8 @@ impl Scene {
             asks: Asks::default(),
             capture: Default::default(),
             probes: Default::default(),
+            leases: Default::default(),
+            resolver: Default::default(),
         };
         let published = Arc::new(published(&snapshot, &ids, &shape)?);
         let bytes_per_connection = bytes as f64 / f64::from(capacity);
@@ -257,7 +259,7 @@ impl Scene {
             shared: &self.shared,
             counters: &self.counters,
             local: &mut self.local,
-            lease: true,
+            lease: dataplane::lease::Fresh::ALL,
             now: (self.clock)(),
         };
         self.pipeline.forward(frames, &mut self.verdicts, &mut Nowhere, &mut tables);

@@ -80,7 +80,7 @@ pub(crate) struct Flow {
     pub(crate) unused: [u8; 6],
 }
 
-/// `struct state`: pace and progress. Times are nanoseconds of `CLOCK_MONOTONIC`.
+/// `struct state`: pace and progress. Times are nanoseconds of `CLOCK_BOOTTIME`.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct State {
@@ -112,7 +112,7 @@ pub struct State {
     pub refused: [u64; WAYS],
 }
 
-/// `struct heard`: when nothing came. Times are nanoseconds of `CLOCK_MONOTONIC`.
+/// `struct heard`: when nothing came. Times are nanoseconds of `CLOCK_BOOTTIME`.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Heard {

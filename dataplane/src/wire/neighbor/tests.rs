@@ -248,3 +248,68 @@ fn an_announcement_is_no_question() {
         assert_eq!(ask(&buffer[..len]), Err(Reason::NeighborIgnored));
     }
 }
+
+/// What the sender of a frame claims.
+fn claimed(frame: &[u8]) -> Result<(Address, Mac), Reason> {
+    claim(frame, &parse(frame)?).map(|claim| (claim.address, claim.mac))
+}
+
+#[test]
+fn whoever_speaks_claims_the_address_in_whose_name_it_speaks() {
+    let vip = address("192.0.2.10");
+    let mut reply = arp_request([192, 0, 2, 10], [192, 0, 2, 7]);
+    for operation in [1, 2] {
+        reply[21] = operation;
+        assert_eq!(claimed(&reply), Ok((vip, Mac(ASKER))));
+    }
+    // What neighbours learn is the address in the message, not that of the frame.
+    reply[22..28].copy_from_slice(&[2, 0, 0, 0, 0, 8]);
+    assert_eq!(claimed(&reply), Ok((vip, Mac([2, 0, 0, 0, 0, 8]))));
+    let asks = solicit_usual(&[&[1, 1][..], &OURS.0].concat());
+    assert_eq!(claimed(&asks), Ok((address("2001:db8::7"), OURS)));
+    assert_eq!(claimed(&solicit_usual(&[])), Ok((address("2001:db8::7"), Mac(ASKER))));
+    let mut buffer = [0; 128];
+    for vip in ["192.0.2.10", "2001:db8::10"].map(address) {
+        let length = announcement(vip, OURS, &mut buffer);
+        assert_eq!(claimed(&buffer[..length]), Ok((vip, OURS)), "what we say ourselves");
+    }
+}
+
+#[test]
+fn who_has_no_address_claims_none() {
+    assert_eq!(claimed(&arp_request([0; 4], [192, 0, 2, 10])), Err(Reason::NeighborIgnored));
+    assert_eq!(
+        claimed(&arp_request([224, 0, 0, 1], [192, 0, 2, 10])),
+        Err(Reason::NeighborIgnored)
+    );
+    let probe = solicit("::", "ff02::1:ff00:10", "2001:db8::10", &[]);
+    assert_eq!(claimed(&probe), Err(Reason::NeighborIgnored));
+    for mac in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0; 6]] {
+        let mut frame = arp_request([192, 0, 2, 10], [192, 0, 2, 10]);
+        frame[22..28].copy_from_slice(&mac);
+        assert_eq!(claimed(&frame), Err(Reason::BadSource));
+    }
+    let mut buffer = [0; 128];
+    let length = announcement(address("2001:db8::10"), OURS, &mut buffer);
+    for at in [56, 70, 79, 85] {
+        let mut spoilt = buffer;
+        spoilt[at] ^= 1;
+        assert_eq!(claimed(&spoilt[..length]), Err(Reason::Malformed), "byte {at}");
+    }
+    assert_eq!(claimed(&buffer[..length - 1]), Err(Reason::Malformed));
+}
+
+#[test]
+fn our_own_question_is_one_that_we_would_answer() {
+    for target in ["192.0.2.10", "2001:db8::10", "fe80::1"] {
+        let mut buffer = [0xa5; 128];
+        let length = question(address(target), OURS, &mut buffer);
+        let frame = &buffer[..length];
+        let asked = ask(frame).unwrap();
+        assert_eq!((asked.target, asked.sender_mac), (address(target), OURS));
+        assert_eq!(claimed(frame), Err(Reason::NeighborIgnored), "it claims nothing");
+        let answer = answered(frame);
+        assert_eq!(claimed(&answer), Ok((address(target), OURS)));
+        SlicedPacket::from_ethernet(frame).unwrap();
+    }
+}

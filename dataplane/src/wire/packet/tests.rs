@@ -503,12 +503,15 @@ fn an_icmp_error_must_be_whole_right_and_quote_a_header() {
 }
 
 #[test]
-fn a_solicitation_is_taken_from_a_neighbour_only() {
+fn a_solicitation_and_an_advertisement_are_taken_from_a_neighbour_only() {
     let good = solicitation();
     let packet = parse(&good).unwrap();
     assert_eq!((packet.kind, packet.transport), (Kind::NeighborRequest, 54));
-    for (at, value) in [(21, 254), (55, 1), (54, 136)] {
-        let mut frame = good.clone();
+    let mut advertisement = good.clone();
+    advertisement[54] = 136;
+    assert_eq!(parse(&advertisement).unwrap().kind, Kind::NeighborAnswer);
+    for (at, value) in [(21, 254), (55, 1), (54, 134), (54, 137)] {
+        let mut frame = if value == 1 { advertisement.clone() } else { good.clone() };
         frame[at] = value;
         assert_eq!(reason(&frame), Reason::NeighborIgnored);
     }
@@ -517,7 +520,10 @@ fn a_solicitation_is_taken_from_a_neighbour_only() {
 }
 
 #[test]
-fn an_arp_request_is_taken_and_nothing_else_of_arp() {
+fn an_arp_request_and_a_reply_are_taken_and_nothing_else_of_arp() {
+    let mut reply = arp();
+    reply[21] = 2;
+    assert_eq!(parse(&reply).unwrap().kind, Kind::NeighborAnswer);
     let packet = parse(&arp()).unwrap();
     assert_eq!(
         (packet.kind, packet.network, packet.transport, packet.end),

@@ -52,7 +52,7 @@ pub struct Progress {
     pub refused: [u64; WAYS],
     /// Packets that will be due until the end and were not made, both ways.
     pub unsent: u64,
-    /// When the next packet is due, nanoseconds of `CLOCK_MONOTONIC`.
+    /// When the next packet is due, nanoseconds of `CLOCK_BOOTTIME`.
     pub due: u64,
     /// Highest sequence number in use.
     pub highest: u32,
