@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | at start | all of root's | all |
 //! | management | [`STEWARD`] | all but `DENIED`, which fail with `EPERM` |
+//! | replication | none | as management |
 //! | worker | none | `WORKER` and a few more; `FILES` fail with `EPERM`, the rest kills |
 //!
 //! Capabilities and filters belong to a thread in Linux, and are inherited by the threads it starts
@@ -124,7 +125,19 @@ fn is_bpffs(directory: &Path) -> anyhow::Result<bool> {
 /// # Errors
 /// If the kernel refuses; the thread may then be reduced in part, and the process should end.
 pub fn reduce_to_steward() -> anyhow::Result<()> {
-    limit_capabilities(STEWARD)?;
+    reduce_to(STEWARD)
+}
+
+/// The same, without any capability.
+///
+/// # Errors
+/// As [`reduce_to_steward`].
+pub fn reduce_to_nothing() -> anyhow::Result<()> {
+    reduce_to(CapabilitySet::empty())
+}
+
+fn reduce_to(keep: CapabilitySet) -> anyhow::Result<()> {
+    limit_capabilities(keep)?;
     rustix::thread::set_no_new_privs(true).context("PR_SET_NO_NEW_PRIVS")?;
     let mut rules: Rules = DENIED.iter().map(|call| (*call, Vec::new())).collect();
     // A new user namespace would bring all capabilities inside it.

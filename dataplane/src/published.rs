@@ -43,6 +43,26 @@ impl Default for DeviceInfo {
     }
 }
 
+/// A network that an interface is on, by an address that the kernel has there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Segment {
+    /// The interface.
+    pub device: DeviceId,
+    /// First address of the network.
+    pub network: Address,
+    /// Length of its prefix: up to 32, or 128 for IPv6.
+    pub length: u8,
+}
+
+impl Segment {
+    /// Whether the address is on it.
+    #[must_use]
+    pub fn contains(&self, address: Address) -> bool {
+        address.is_v4() == self.network.is_v4()
+            && address.masked(self.length, self.length) == self.network
+    }
+}
+
 /// Where packets for a real go, as the packet path needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop {

@@ -10,7 +10,7 @@ use crate::clock::Instant;
 use crate::counters::Counters;
 use crate::forward;
 use crate::lease::Leases;
-use crate::published::Cell;
+use crate::published::{Cell, Segment};
 use crate::steer::Rules;
 
 /// Shared by steward, agent and workers.
@@ -31,6 +31,8 @@ pub struct Runtime {
     pub adopted: u64,
     /// What the steward last saw of interfaces.
     pub report: Mutex<Report>,
+    /// Networks that our interfaces are on.
+    pub segments: Mutex<Arc<[Segment]>>,
 }
 
 impl Runtime {

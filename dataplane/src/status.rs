@@ -42,7 +42,7 @@ pub fn status(runtime: &Runtime, now: Instant) -> Status {
         workers: workers(runtime),
         services: published.services.services().map(|s| service(runtime, &published, s)).collect(),
         drops,
-        events: sum(runtime, Event::ALL, |c, e| c.events(*e), |e| e.name()),
+        events: events(runtime),
         warnings: shown(&report.warnings),
         kernel_flows: report.kernel_flows,
     }
@@ -92,6 +92,20 @@ fn sum<T>(
 ) -> BTreeMap<String, u64> {
     let total = |item: &T| runtime.workers.iter().map(|w| get(&w.counters, item)).sum();
     all.iter().map(|item| (name(item).to_owned(), total(item))).collect()
+}
+
+fn events(runtime: &Runtime) -> BTreeMap<String, u64> {
+    let mut events = sum(runtime, Event::ALL, |c, e| c.events(*e), |e| e.name());
+    // No worker's.
+    let refused = &runtime.forward.changes.refused;
+    for (event, count) in [
+        (Event::SyncUnknown, &refused.unknown),
+        (Event::SyncNoRoom, &refused.no_room),
+        (Event::SyncOwn, &refused.own),
+    ] {
+        events.insert(event.name().to_owned(), count.load(Relaxed));
+    }
+    events
 }
 
 fn table(runtime: &Runtime, published: &Published) -> TableStatus {

@@ -137,6 +137,7 @@ impl Worker {
 
 /// Ends connections that have been idle too long: this worker's share of the table, at an even pace.
 struct Sweeper {
+    worker: usize,
     first: u64,
     last: u64,
     cursor: u64,
@@ -149,7 +150,7 @@ impl Sweeper {
         let (number, count) = (worker as u64, runtime.workers.len().max(1) as u64);
         let first = capacity * number / count;
         let last = capacity * (number + 1) / count;
-        Self { first, last, cursor: first, swept: clock::now() }
+        Self { worker, first, last, cursor: first, swept: clock::now() }
     }
 
     /// Does what is due, at most one step. True if there is more.
@@ -177,7 +178,10 @@ impl Sweeper {
             step as u32,
             tick,
             |conn| services.service(conn.identity.service).map_or(0, |s| s.timeout(conn.state)),
-            |conn| forward::expired(&conn, &runtime.forward, services, counters),
+            |found| {
+                let by = (self.worker, now, counters);
+                forward::expired(&found, &runtime.forward, services, by);
+            },
         );
         self.cursor += step;
         if self.cursor >= self.last {

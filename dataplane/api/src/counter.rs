@@ -157,6 +157,14 @@ counters! {
         PathProbe = "path_probe",
         /// New connection taken by a fallback.
         FallbackUsed = "fallback_used",
+        /// Change of a connection that replication did not take in time; everything is sent again.
+        SyncOverflow = "sync_overflow",
+        /// Connection of the peer that was refused: service, VIP, real or local address is not known here.
+        SyncUnknown = "sync_unknown",
+        /// Connection of the peer that was refused: no room, or another connection in its place.
+        SyncNoRoom = "sync_no_room",
+        /// Record of the peer that was refused: the connection is our own.
+        SyncOwn = "sync_own",
         /// Sleeps of a worker that had nothing to do.
         Sleep = "sleep",
     }

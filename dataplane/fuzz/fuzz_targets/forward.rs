@@ -153,6 +153,7 @@ pub fn check(mut data: &[u8]) {
         probes: Default::default(),
         leases: Default::default(),
         resolver: Default::default(),
+        changes: Default::default(),
     };
     let (counters, mut sent) = (Counters::default(), Sent::default());
     let (mut pipeline, mut locals) = (Pipeline::default(), [Local::new(0, 2), Local::new(1, 2)]);
@@ -214,7 +215,7 @@ fn sweep(shared: &Shared, published: &Published, now: Instant) {
         shared.conns.capacity(),
         now.tick(),
         |conn| services.service(conn.identity.service).map_or(0, |s| s.timeout(conn.state)),
-        |conn| shared.ended(&conn),
+        |found| shared.settled(&found.conn),
     );
 }
 

@@ -8,14 +8,15 @@
 //! | 4 | service 16, real 16, real's port 16, local port 16 (0: none) |
 //! | 5 | last hop: MAC 48, device 8, low 8 bits of the generation |
 //! | 6 | tick created 32, check sum of words 1 to 4 and the tick 32 |
-//! | 7 | 0; reserved for the version number of replication |
+//! | 7 | where it comes from: 0 opened here, else [`Origin`] |
 //!
 //! Words 1 to 4 and 6 do not change while an entry lives. A reader takes `hot`, the words, and `hot`
 //! again: if the generation is the same and the entry live both times, the words belong together
 //! (a sequence lock whose readers write nothing). Everything that changes is one word, replaced by
 //! one compare-and-swap: `hot`, and the last hop, which carries bits of the generation so that a
-//! late writer cannot hit the next owner of the line.
+//! late writer cannot hit the next owner of the line. (Word 7 changes too: see [`Origin`].)
 
+use super::origin::Origin;
 use super::sync::{Line, Ordering, fence};
 use super::tcp::State;
 use crate::address::{Address, DeviceId, Mac, RealId, ServiceId, VipId};
@@ -111,6 +112,13 @@ impl Handle {
     pub const fn index(self) -> u32 {
         self.index
     }
+
+    /// Number of the life, counted anew after 65,535.
+    #[inline]
+    #[must_use]
+    pub const fn generation(self) -> u16 {
+        self.generation
+    }
 }
 
 /// A connection in the table.
@@ -143,6 +151,8 @@ const TARGET: u8 = 0x0f;
 
 /// Number of the word that holds the last hop.
 const HOP: usize = 5;
+/// Number of the word that holds the origin.
+const ORIGIN: usize = 7;
 
 /// Word 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,14 +276,14 @@ pub(super) fn read_owned(line: &Line, state: State, hot: Hot) -> Conn {
 }
 
 /// Fills in an entry that belongs to the caller alone: it is pending afterwards. Returns its `hot`.
-pub(super) fn write(line: &Line, conn: &Conn) -> Hot {
+pub(super) fn write(line: &Line, conn: &Conn, origin: Origin) -> Hot {
     let generation = hot(line).generation().wrapping_add(1);
     line.0[0].store(Hot::new(WRITING, 0, generation, conn.seen).0, Ordering::Relaxed);
     // A reader that sees a word written below must see the new generation above.
     fence(Ordering::Release);
-    let words = encode(conn, generation);
+    let words = encode(conn, generation, origin);
     for (i, (to, word)) in line.0[1..].iter().zip(words).enumerate() {
-        if i + 1 == HOP {
+        if matches!(i + 1, HOP | ORIGIN) {
             // An exchange, so that it and a late `set_last_hop` have one order; a store would too,
             // by the atomicity of the other's compare-and-swap, but loom does not know that.
             to.swap(word, Ordering::Relaxed);
@@ -305,14 +315,25 @@ pub(super) fn set_last_hop(line: &Line, generation: u16, hop: LastHop) {
     }
 }
 
+/// Where it comes from; of whichever life the line has now.
+pub(super) fn origin(line: &Line) -> Origin {
+    Origin(line.0[ORIGIN].load(Ordering::Relaxed))
+}
+
+/// Replaces the origin if it still is `old`, which must not be [`Origin::OWN`]. False if not.
+pub(super) fn set_origin(line: &Line, old: Origin, new: Origin) -> bool {
+    let order = Ordering::Relaxed;
+    old.is_imported() && line.0[ORIGIN].compare_exchange(old.0, new.0, order, order).is_ok()
+}
+
 /// Whether the words of an entry nobody writes to fit together; only asked at adoption.
 #[cfg(not(loom))]
 pub(super) fn is_intact(line: &Line) -> bool {
     let words = words(line);
-    let [high, low, key, place, hop, times, spare] = words;
+    let [high, low, key, place, hop, times, origin] = words;
     times as u32 == check([high, low, key, place], (times >> 32) as u32)
         && hop as u8 == hot(line).generation() as u8
-        && spare == 0
+        && Origin(origin).is_intact()
 }
 
 #[inline(always)]
@@ -320,7 +341,7 @@ fn words(line: &Line) -> [u64; 7] {
     std::array::from_fn(|i| line.0[i + 1].load(Ordering::Relaxed))
 }
 
-fn encode(conn: &Conn, generation: u16) -> [u64; 7] {
+fn encode(conn: &Conn, generation: u16, origin: Origin) -> [u64; 7] {
     let Identity { client, client_port, vip, vip_port, protocol, .. } = conn.identity;
     let Identity { service, real, real_port, local, .. } = conn.identity;
     let (high, low) = client.halves();
@@ -329,7 +350,7 @@ fn encode(conn: &Conn, generation: u16) -> [u64; 7] {
     let place = pack(service.0, real.0, real_port, local_port);
     let sum = check([high, low, key, place], conn.created.0);
     let times = u64::from(conn.created.0) << 32 | u64::from(sum);
-    [high, low, key, place, encode_hop(conn.last_hop, generation), times, 0]
+    [high, low, key, place, encode_hop(conn.last_hop, generation), times, origin.0]
 }
 
 #[inline(always)]

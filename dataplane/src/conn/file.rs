@@ -213,6 +213,9 @@ impl Table {
                     Err(Damaged)
                 } else if self.index.place(hash, index).is_some() {
                     self.count_start(state);
+                    if entry::origin(line).is_imported() {
+                        self.imported.add();
+                    }
                     if state.is_half_open() {
                         self.half_open.add();
                     }
@@ -246,7 +249,10 @@ fn plausible(line: &Line, hot: Hot, now: Tick) -> Option<(Conn, State)> {
         && hot.is_plausible()
         && past(conn.seen)
         && past(conn.created)
-        && matches!(conn.identity.protocol, 6 | 17);
+        && match state {
+            State::Template => conn.identity.protocol == 0,
+            _ => matches!(conn.identity.protocol, 6 | 17),
+        };
     ok.then_some((conn, state))
 }
 

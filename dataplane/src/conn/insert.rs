@@ -17,6 +17,7 @@
 
 use super::entry::{self, Conn, FREE, Found, Handle, Hot, Identity, WRITING};
 use super::index::{Hash, slot_word, tag};
+use super::origin::Origin;
 use super::sync::{Ordering, fence};
 use super::table::Table;
 use super::tcp::State;
@@ -77,8 +78,9 @@ struct Attempt<'a> {
     hash: Hash,
     index: u32,
     conn: &'a Conn,
+    origin: Origin,
     same_reply: &'a dyn Fn(&Identity) -> bool,
-    ended: &'a mut dyn FnMut(Ended, Conn),
+    ended: &'a mut dyn FnMut(Ended, Found),
 }
 
 /// An entry in the way of ours.
@@ -113,7 +115,7 @@ impl Table {
     pub fn reserve(
         &self,
         hash: Hash,
-        ended: &mut dyn FnMut(Ended, Conn),
+        ended: &mut dyn FnMut(Ended, Found),
     ) -> Option<Reservation<'_>> {
         for _ in 0..EVICTIONS {
             if let Some(index) = self.free.pop() {
@@ -121,7 +123,7 @@ impl Table {
             }
             let (index, hot) = self.victim(hash)?;
             if let Some(conn) = self.take_if(index, hot) {
-                ended(Ended::Evicted, conn);
+                ended(Ended::Evicted, found(index, hot, conn));
                 return Some(Reservation { table: self, index });
             }
         }
@@ -140,10 +142,22 @@ impl Table {
         hash: Hash,
         conn: &Conn,
         same_reply: impl Fn(&Identity) -> bool,
-        ended: &mut dyn FnMut(Ended, Conn),
+        ended: &mut dyn FnMut(Ended, Found),
+    ) -> Outcome {
+        self.insert_from(reservation, hash, (conn, Origin::OWN), same_reply, ended)
+    }
+
+    /// [`Self::insert`] for a connection that may have come from the peer.
+    pub fn insert_from(
+        &self,
+        reservation: Reservation<'_>,
+        hash: Hash,
+        (conn, origin): (&Conn, Origin),
+        same_reply: impl Fn(&Identity) -> bool,
+        ended: &mut dyn FnMut(Ended, Found),
     ) -> Outcome {
         let index = reservation.index;
-        let mut attempt = Attempt { hash, index, conn, same_reply: &same_reply, ended };
+        let mut attempt = Attempt { hash, index, conn, origin, same_reply: &same_reply, ended };
         let outcome = self.attempt(&mut attempt);
         if matches!(outcome, Outcome::Inserted(_)) {
             std::mem::forget(reservation);
@@ -159,7 +173,15 @@ impl Table {
         if half_open && !self.allow_half_open(attempt) {
             return Outcome::HalfOpenLimit;
         }
+        // Counted before anybody can end it.
+        let imported = attempt.origin.is_imported();
+        if imported {
+            self.imported.add();
+        }
         let outcome = self.publish(attempt);
+        if imported && !matches!(outcome, Outcome::Inserted(_)) {
+            self.imported.sub();
+        }
         if matches!(outcome, Outcome::Inserted(_)) {
             self.count_start(attempt.conn.state);
         } else if half_open {
@@ -172,7 +194,7 @@ impl Table {
         let line = &self.entries[attempt.index as usize];
         // Each repetition means that another inserter of the key got ahead of us.
         loop {
-            let pending = entry::write(line, attempt.conn);
+            let pending = entry::write(line, attempt.conn, attempt.origin);
             let Some(position) = self.place(attempt) else {
                 entry::withdraw(line, pending);
                 return Outcome::TableFull;
@@ -260,7 +282,7 @@ impl Table {
             return false;
         }
         if let Some(conn) = self.remove_if(rival.index, rival.hot) {
-            (attempt.ended)(Ended::Replaced, conn);
+            (attempt.ended)(Ended::Replaced, found(rival.index, rival.hot, conn));
         }
         true
     }
@@ -272,7 +294,7 @@ impl Table {
             }
             let (index, hot) = self.victim_in_buckets(attempt.hash)?;
             if let Some(conn) = self.remove_if(index, hot) {
-                (attempt.ended)(Ended::Evicted, conn);
+                (attempt.ended)(Ended::Evicted, found(index, hot, conn));
             }
         }
         None
@@ -286,7 +308,7 @@ impl Table {
             }
             let Some((index, hot)) = self.victim(attempt.hash) else { return false };
             if let Some(conn) = self.remove_if(index, hot) {
-                (attempt.ended)(Ended::Evicted, conn);
+                (attempt.ended)(Ended::Evicted, found(index, hot, conn));
             }
         }
         false
@@ -322,6 +344,10 @@ impl Table {
             if oldest.1.seen().since(other.1.seen()) > 0 { other } else { oldest }
         })
     }
+}
+
+fn found(index: u32, hot: Hot, conn: Conn) -> Found {
+    Found { handle: Handle { index, generation: hot.generation() }, conn }
 }
 
 /// Whether two entries are one flow. Templates of two services may share a client and a VIP.

@@ -8,7 +8,8 @@
 //! No call blocks, allocates or enters the kernel, but for creation, adoption and
 //! [`Table::page`] (which fills a vector). Memory: 64 bytes an entry, 16 of index, 4 of free list.
 //!
-//! `entry.rs` is one entry, `glimpse.rs` the same undecoded, `index.rs` finds it, `insert.rs` is the one hard protocol.
+//! `entry.rs` is one entry, `glimpse.rs` the same undecoded, `index.rs` finds it, `insert.rs` is the one hard protocol,
+//! `origin.rs` says which connections came from the peer.
 
 mod entry;
 #[cfg(not(loom))]
@@ -19,6 +20,7 @@ mod glimpse;
 mod index;
 mod insert;
 mod memory;
+mod origin;
 mod ports;
 mod sync;
 mod table;
@@ -39,6 +41,7 @@ pub use glimpse::{Asked, Glimpse, Key};
 pub use index::{Hash, Probe};
 pub use insert::{Ended, Outcome, Reservation};
 pub use memory::Unavailable;
+pub use origin::Origin;
 pub use ports::Ports;
 pub use table::Table;
 pub use tcp::State;

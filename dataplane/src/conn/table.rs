@@ -7,6 +7,7 @@ use super::index::{Hash, Index, Probe, Seeds};
 #[cfg(not(loom))]
 use super::memory;
 use super::memory::{Region, Unavailable};
+use super::origin::Origin;
 use super::sync::{Counter, Line};
 use super::tcp::State;
 use crate::address::Address;
@@ -24,6 +25,7 @@ pub struct Table {
     pub(super) used: Counter,
     pub(super) half_open: Counter,
     pub(super) templates: Counter,
+    pub(super) imported: Counter,
 }
 
 impl Table {
@@ -61,6 +63,7 @@ impl Table {
             used: Counter::default(),
             half_open: Counter::default(),
             templates: Counter::default(),
+            imported: Counter::default(),
         })
     }
 
@@ -103,6 +106,18 @@ impl Table {
     #[must_use]
     pub fn templates(&self) -> u32 {
         self.templates.get()
+    }
+
+    /// Connections and templates in it that came from the peer.
+    #[must_use]
+    pub fn imported(&self) -> u32 {
+        self.imported.get()
+    }
+
+    /// More than the number of any entry that was ever in use: where a walk may end.
+    #[must_use]
+    pub fn high(&self) -> u32 {
+        self.free.high().min(self.capacity())
     }
 
     /// How many connections it can hold.
@@ -162,6 +177,26 @@ impl Table {
         let (hot, conn) = entry::read(self.line(index)?)?;
         let handle = Handle { index, generation: hot.generation() };
         matches(&conn.identity).then_some(Found { handle, conn })
+    }
+
+    /// The connection in the entry `index`, if there is one, and where it comes from.
+    #[must_use]
+    pub fn at(&self, index: u32) -> Option<(Found, Origin)> {
+        loop {
+            let found = self.get(index, |_| true)?;
+            let origin = entry::origin(self.line(index)?);
+            // Of the same life: a connection changes its origin, but never its being imported.
+            match self.get(index, |_| true) {
+                Some(again) if again.handle == found.handle => return Some((found, origin)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Writes down in which pass the peer named a connection that came from it, and as which life.
+    /// False if it is not as `old` says any more.
+    pub fn set_origin(&self, handle: &Handle, old: Origin, new: Origin) -> bool {
+        self.line(handle.index).is_some_and(|line| entry::set_origin(line, old, new))
     }
 
     /// Notes a packet: the new state, whether the real's SYN-ACK has been seen, and the time. Writes
@@ -233,6 +268,9 @@ impl Table {
         entry::swap(line, hot, hot.ended(FREE)).ok()?;
         let conn = entry::read_owned(line, state, hot);
         self.index.clear(self.hash_of(&conn.identity), index);
+        if entry::origin(line).is_imported() {
+            self.imported.sub();
+        }
         self.count_end(state);
         Some(conn)
     }
@@ -245,7 +283,7 @@ impl Table {
         count: u32,
         now: Tick,
         timeout: impl Fn(&Conn) -> u32,
-        mut ended: impl FnMut(Conn),
+        mut ended: impl FnMut(Found),
     ) {
         for _ in 0..count.min(self.capacity()) {
             let index = if *cursor < self.capacity() { *cursor } else { 0 };
@@ -253,7 +291,10 @@ impl Table {
             let Some((hot, conn)) = self.line(index).and_then(entry::read) else { continue };
             if conn.idle(now) > timeout(&conn) {
                 // With exactly this `hot`: a packet that comes meanwhile saves it.
-                self.remove_if(index, hot).into_iter().for_each(&mut ended);
+                let handle = Handle { index, generation: hot.generation() };
+                if let Some(conn) = self.remove_if(index, hot) {
+                    ended(Found { handle, conn });
+                }
             }
         }
     }

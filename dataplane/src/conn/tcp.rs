@@ -76,6 +76,12 @@ impl State {
         })
     }
 
+    /// From its number, as in a record.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        Self::from_byte(number)
+    }
+
     /// LVS's word for it (`ipvsadm -Lcn`); UDP has only one there.
     #[must_use]
     pub const fn name(self) -> &'static str {

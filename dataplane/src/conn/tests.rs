@@ -42,6 +42,7 @@ pub(super) fn open_with(
     conn: &Conn,
     ended: &mut dyn FnMut(Ended, Conn),
 ) -> Option<Outcome> {
+    let ended = &mut |why, found: Found| ended(why, found.conn);
     let hash = table.hash_of(&conn.identity);
     let reservation = table.reserve(hash, ended)?;
     let same_reply = |other: &Identity| {
@@ -247,6 +248,29 @@ fn a_million_connections_expire_in_bounded_steps() {
 }
 
 #[test]
+fn a_connection_from_the_peer_is_known_as_such_as_long_as_it_lives() {
+    let table = Table::new_private(64, 16);
+    let own = opened(&table, &established(1, 1));
+    let origin = Origin::imported(7, 3);
+    let conn = established(2, 1);
+    let hash = table.hash_of(&conn.identity);
+    let reservation = table.reserve(hash, &mut |_, _| {}).unwrap();
+    let outcome = table.insert_from(reservation, hash, (&conn, origin), |_| false, &mut |_, _| {});
+    let Outcome::Inserted(handle) = outcome else { panic!("{outcome:?}") };
+    let at = |handle: Handle| table.at(handle.index()).map(|(_, origin)| origin);
+    assert_eq!((at(own), at(handle)), (Some(Origin::OWN), Some(origin)));
+    let next = Origin::imported(8, 4);
+    assert!(table.set_origin(&handle, origin, next) && at(handle) == Some(next));
+    assert!(!table.set_origin(&handle, origin, next), "it is not so any more");
+    assert!(!table.set_origin(&own, Origin::OWN, next), "what is ours stays ours");
+    assert_eq!(table.imported(), 1);
+    table.remove(&handle).unwrap();
+    assert_eq!((table.imported(), table.at(handle.index())), (0, None));
+    let again = opened(&table, &established(3, 1));
+    assert_eq!((again.index(), at(again)), (handle.index(), Some(Origin::OWN)));
+}
+
+#[test]
 fn a_packet_saves_a_connection_from_expiry() {
     let table = Table::new_private(64, 16);
     let (busy, idle) = (established(1, 1), established(2, 1));
@@ -255,7 +279,13 @@ fn a_packet_saves_a_connection_from_expiry() {
     let found = find(&table, &busy).unwrap();
     assert!(table.touch(&found, State::Established, true, Tick(150)));
     let (mut cursor, mut ended) = (0, Vec::new());
-    table.sweep(&mut cursor, 64, Tick(160), |conn| conn.idle(conn.seen) + 20, |c| ended.push(c));
+    table.sweep(
+        &mut cursor,
+        64,
+        Tick(160),
+        |conn| conn.idle(conn.seen) + 20,
+        |c| ended.push(c.conn),
+    );
     assert_eq!(ended, [idle]);
     assert!(find(&table, &busy).is_some() && find(&table, &idle).is_none());
 }

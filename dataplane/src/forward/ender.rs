@@ -145,11 +145,8 @@ impl Ender {
 }
 
 fn remove(handle: Handle, why: Event, tables: &Tables<'_>) -> bool {
-    if let Some(conn) = tables.shared.conns.remove(&handle) {
-        tables.shared.ended(&conn);
-        if conn.state != State::Template {
-            tables.event(why);
-        }
+    if tables.remove(handle).is_some_and(|found| found.conn.state != State::Template) {
+        tables.event(why);
     }
     true
 }

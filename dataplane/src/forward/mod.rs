@@ -17,28 +17,21 @@ mod observe;
 mod open;
 mod probe;
 mod related;
-
-use std::sync::Mutex;
+mod shared;
 
 use dataplane_api::counter::{Event, Reason};
 
 use crate::address::{Mac, VipId};
-use crate::capture::Capture;
 use crate::clock::Instant;
 use crate::conn::tcp::Direction;
-use crate::conn::{self, Ended, Found, Identity, LastHop, Ports, State, Table};
+use crate::conn::{self, Found, Identity, LastHop};
 use crate::counters::Counters;
-use crate::fragment::Fragments;
 use crate::frame::{Frame, Outbox, Verdict};
-use crate::lease::{Fresh, Leases};
+use crate::lease::Fresh;
 use crate::limits::{self, BURST};
-use crate::probes::Probes;
 use crate::published::Published;
-use crate::resolver::Resolver;
 use crate::rewrite::nat::Endpoint;
-use crate::routes::Asks;
-use crate::sched::load::Loads;
-use crate::service::{Class, RealRecord, ServiceTable};
+use crate::service::{Class, RealRecord};
 use crate::wire::packet::{self, Fragment, Kind, Packet};
 
 use deliver::deliver;
@@ -50,57 +43,7 @@ pub use neighbor::{announce, send_question};
 use observe::observe;
 use open::Arrival;
 pub use probe::send_probes;
-
-/// What all workers share.
-pub struct Shared {
-    /// Connections.
-    pub conns: Table,
-    /// Local ports of full NAT.
-    pub ports: Ports,
-    /// Connections of each real.
-    pub loads: Loads,
-    /// Datagrams in pieces. Fragments are rare, so a lock does.
-    pub fragments: Mutex<Fragments<Delivery>>,
-    /// Path MTUs that tunnels have learnt.
-    pub paths: Paths,
-    /// Neighbours that replies have to wait for.
-    pub asks: Asks,
-    /// Copies of frames for people.
-    pub capture: Capture,
-    /// Probes of the way to reals.
-    pub probes: Probes,
-    /// Ownership of addresses.
-    pub leases: Leases,
-    /// Questions of our own about addresses.
-    pub resolver: Resolver,
-}
-
-impl Shared {
-    /// Puts right what hangs on a connection that has left the table.
-    pub fn ended(&self, conn: &conn::Conn) {
-        let identity = &conn.identity;
-        let load = self.loads.of(identity.real);
-        if conn.state == State::Template {
-            load.untied();
-        } else {
-            load.closed(conn.state.is_active());
-        }
-        if let Some((local, port)) = identity.local {
-            self.ports.release(identity.protocol, local, port);
-        }
-    }
-}
-
-/// Settles a connection whose time was up: counted, and, if its real never answered, noted as such.
-pub fn expired(conn: &conn::Conn, shared: &Shared, services: &ServiceTable, counters: &Counters) {
-    shared.ended(conn);
-    counters.event(Event::ConnExpired);
-    let two_way = |r: &RealRecord| !r.forwarding.is_one_way();
-    let unanswered = conn.state == State::SynReceived && !conn.synack;
-    if unanswered && services.real(conn.identity.real).is_some_and(two_way) {
-        counters.real(conn.identity.real).syn_unanswered.add(1);
-    }
-}
+pub use shared::{Shared, expired};
 
 /// What one worker keeps between bursts.
 pub struct Local {
@@ -161,15 +104,6 @@ pub struct Tables<'a> {
 impl Tables<'_> {
     fn event(&self, event: Event) {
         self.counters.event(event);
-    }
-
-    /// Settles a connection that had to go for a new one.
-    fn make_way(&self, why: Ended, conn: &conn::Conn) {
-        self.shared.ended(conn);
-        self.event(match why {
-            Ended::Evicted => Event::HalfOpenEvicted,
-            Ended::Replaced => Event::ConnReused,
-        });
     }
 
     fn real(&self, identity: &Identity) -> Option<&RealRecord> {

@@ -117,6 +117,9 @@ fn touch(
     if !touched {
         return false;
     }
+    if !state.is_half_open() && (state, synack) != (conn.state, conn.synack) {
+        tables.changed(found.handle);
+    }
     // A template lives as long as a connection of its client has packets; once a second is enough.
     let active = state.is_active() && !conn.state.is_active();
     if (active || tables.now.tick().0 >> 4 != conn.seen.0 >> 4)
@@ -139,15 +142,16 @@ fn note_repeated(conn: &Conn, direction: Direction, tables: &Tables<'_>) {
 #[cold]
 fn expire(handle: Handle, tables: &Tables<'_>) {
     if let Some(conn) = tables.shared.conns.remove(&handle) {
-        super::expired(&conn, tables.shared, &tables.published.services, tables.counters);
+        let by = (tables.local.worker, tables.now, tables.counters);
+        let found = Found { handle, conn };
+        super::expired(&found, tables.shared, &tables.published.services, by);
     }
 }
 
 /// Ends a connection, whatever it was.
 #[cold]
 pub(super) fn remove(handle: Handle, why: Event, tables: &Tables<'_>) {
-    if let Some(conn) = tables.shared.conns.remove(&handle) {
-        tables.shared.ended(&conn);
+    if tables.remove(handle).is_some() {
         tables.event(why);
     }
 }

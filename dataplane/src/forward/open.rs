@@ -56,8 +56,7 @@ pub(super) fn reopen(
     }
     let target = choose(service, packet, tables).filter(|t| t.real != old)?;
     next_hop(target.real, tables).ok()?;
-    if let Some(conn) = tables.shared.conns.remove(&found.handle) {
-        tables.shared.ended(&conn);
+    if tables.remove(found.handle).is_some() {
         tables.event(Event::ConnMoved);
     }
     Some(Opening { arrival, service }.place(target, tables))
@@ -110,7 +109,7 @@ impl Opening<'_> {
         let reservation = tables
             .shared
             .conns
-            .reserve(hash, &mut |why, conn| tables.make_way(why, &conn))
+            .reserve(hash, &mut |why, found| tables.make_way(why, &found))
             .ok_or(Reason::TableFull)?;
         let mut identity = Identity {
             client: packet.source,
@@ -253,7 +252,7 @@ fn insert(
             && identity.local.is_none()
             && same_address(other.real, identity.real, tables)
     };
-    let mut ended = |why, conn| tables.make_way(why, &conn);
+    let mut ended = |why, found| tables.make_way(why, &found);
     // Counted before anybody can find it: whoever ends it must find it counted.
     let load = shared.loads.of(identity.real);
     load.opened(state.is_active());
@@ -349,8 +348,9 @@ pub(super) fn refresh_template(service: &Service, identity: &Identity, tables: &
         if fresh && tied && tables.published.fate(&found.conn) == Fate::Keep {
             return;
         }
-        let Some(old) = conns.remove(&found.handle) else { return };
-        tables.shared.ended(&old);
+        if tables.remove(found.handle).is_none() {
+            return;
+        }
     }
     key.real = identity.real;
     let conn = Conn {
@@ -361,14 +361,16 @@ pub(super) fn refresh_template(service: &Service, identity: &Identity, tables: &
         seen: now,
         created: now,
     };
-    let mut ended = |why, conn| tables.make_way(why, &conn);
+    let mut ended = |why, found| tables.make_way(why, &found);
     if let Some(reservation) = conns.reserve(hash, &mut ended) {
         let load = tables.shared.loads.of(identity.real);
         load.tied();
         // A full table costs the client its persistence, nothing else.
         let outcome = conns.insert(reservation, hash, &conn, |_| false, &mut ended);
-        if !matches!(outcome, Outcome::Inserted(_)) {
-            load.untied();
+        match outcome {
+            // That its time began anew is not told: with the peer it does not pass (`sync/keep.rs`).
+            Outcome::Inserted(handle) => tables.changed(handle),
+            _ => load.untied(),
         }
     }
 }

@@ -224,5 +224,6 @@ pub(super) fn share(table: Table) -> anyhow::Result<forward::Shared> {
         probes: Default::default(),
         leases: Default::default(),
         resolver: Default::default(),
+        changes: Default::default(),
     })
 }

@@ -6,7 +6,7 @@ mod places;
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,7 @@ use dataplane::published::{Cell, Facts, Published};
 use dataplane::runtime::{Report, Runtime, WorkerShare};
 use dataplane::steer::Steer;
 use dataplane::steward::{Parts, Steward};
+use dataplane::sync::Sync;
 use dataplane::worker::{Command, Worker};
 use dataplane_api::service::Snapshot;
 use rustix::process::{Resource, Rlimit};
@@ -80,6 +81,7 @@ pub(crate) fn run(instance: &str, run_dir: Option<PathBuf>) -> anyhow::Result<()
         ids: rest.ids,
     });
     let _ = ground.runtime.set(Arc::clone(&running));
+    start_sync(ground.sync, &running)?;
     match source {
         Source::Left => {}
         // The session may have ended meanwhile; the state counts, not the answer.
@@ -108,6 +110,7 @@ struct Ground {
     woken: UnixStream,
     signals: Signals,
     boot_id: String,
+    sync: UnixListener,
     runtime: Arc<OnceLock<Arc<Runtime>>>,
     applied: Receiver<Apply>,
     ends: Receiver<End>,
@@ -140,7 +143,20 @@ fn prepare(places: &Places) -> anyhow::Result<Ground> {
         boot_id: boot_id.clone(),
     };
     start_agent(places, agent)?;
-    Ok(Ground { unmounter, steer, monitor, woken, signals, boot_id, runtime, applied, ends, again })
+    let sync = places::listen(&places.sync)?;
+    Ok(Ground {
+        unmounter,
+        steer,
+        monitor,
+        woken,
+        signals,
+        boot_id,
+        sync,
+        runtime,
+        applied,
+        ends,
+        again,
+    })
 }
 
 /// Descriptors for every socket of every queue; the usual soft limit of 1,024 is for `select`.
@@ -170,6 +186,20 @@ fn start_agent(places: &Places, agent: Agent) -> anyhow::Result<()> {
             Err(e) => log!("level=error event=agent-not-confined reason=\"{e:#}\""),
         })
         .context("agent thread")?;
+    Ok(())
+}
+
+/// Serves the replication socket on a thread without capabilities. Nobody accepts a session before
+/// there is a table; whoever connects waits.
+fn start_sync(listener: UnixListener, runtime: &Arc<Runtime>) -> anyhow::Result<()> {
+    let sync = Sync::new(Arc::clone(runtime), listener).context("replication socket")?;
+    std::thread::Builder::new()
+        .name("sync".into())
+        .spawn(move || match privilege::reduce_to_nothing() {
+            Ok(()) => sync.run(),
+            Err(e) => log!("level=error event=sync-not-confined reason=\"{e:#}\""),
+        })
+        .context("sync thread")?;
     Ok(())
 }
 
@@ -226,6 +256,7 @@ fn running(
         started,
         adopted,
         report: Mutex::new(Report::default()),
+        segments: Mutex::default(),
     });
     Ok((runtime, Rest { snapshot, ids }))
 }

@@ -18,6 +18,7 @@ pub(super) struct Places {
     pub(super) run_dir: PathBuf,
     pub(super) bpf: PathBuf,
     pub(super) agent: PathBuf,
+    pub(super) sync: PathBuf,
     pub(super) state: PathBuf,
     pub(super) lock: PathBuf,
     pub(super) table: PathBuf,
@@ -34,6 +35,7 @@ impl Places {
         Ok(Self {
             bpf: run_dir.join("bpf"),
             agent: run_dir.join("agent.sock"),
+            sync: run_dir.join("sync.sock"),
             state: run_dir.join("state.json"),
             lock: run_dir.join("dataplane.lock"),
             table: Path::new("/dev/shm").join(format!("{instance}.table")),
@@ -77,7 +79,7 @@ pub(super) fn abandon(places: &Places, lock: File) {
     }
     let _ = privilege::unmount_bpffs(&places.bpf);
     let _ = fs::remove_dir(&places.bpf);
-    for file in [&places.agent, &places.lock] {
+    for file in [&places.agent, &places.sync, &places.lock] {
         let _ = fs::remove_file(file);
     }
     drop(lock);
@@ -130,7 +132,7 @@ pub(super) fn clean_up(places: &Places, unmounter: &mut Child, lock: File) -> an
     if !status.success() {
         bail!("{} could not be unmounted", places.bpf.display());
     }
-    for file in [&places.agent, &places.state, &places.table, &places.lock] {
+    for file in [&places.agent, &places.sync, &places.state, &places.table, &places.lock] {
         let _ = fs::remove_file(file);
     }
     drop(lock);

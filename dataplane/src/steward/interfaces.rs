@@ -1,16 +1,19 @@
 //! Attaching to interfaces and detaching from them: the steward's hands.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::Context;
 use dataplane_api::message::InterfaceStatus;
 use dataplane_api::service::{Interface, XdpMode};
 
-use super::Steward;
-use crate::address::DeviceId;
+use super::{Steward, is_link_local};
+use crate::address::{Address, DeviceId};
 use crate::clock::{self, Instant};
 use crate::device::xsk::{Port, PortMonitor};
+use crate::published::Segment;
 use crate::reconcile::{Action, Attached, Condition, Plan, View};
 use crate::worker::Command;
 
@@ -48,6 +51,28 @@ impl Steward {
             self.problems.extend(condition.problem.iter().chain(&condition.warning).cloned());
         }
         plan
+    }
+
+    /// Tells replication which networks our interfaces are on, if that has changed.
+    pub(super) fn publish_segments(&self) {
+        let mut segments = Vec::new();
+        for (slot, attached) in &self.attached {
+            let of = |(ifindex, _, _): &&(u32, IpAddr, u8)| *ifindex == attached.ifindex;
+            let networks = self.kernel.addresses.iter().filter(of);
+            segments.extend(networks.filter_map(|(_, address, length)| {
+                let host = *length == if address.is_ipv4() { 32 } else { 128 };
+                let network = Address::from(*address).masked(*length, *length);
+                let segment = Segment { device: *slot, network, length: *length };
+                (!host && !is_link_local(*address)).then_some(segment)
+            }));
+        }
+        segments.sort_unstable();
+        segments.dedup();
+        let current = &self.parts.runtime.segments;
+        let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+        if **current != *segments {
+            *current = segments.into();
+        }
     }
 
     fn perform(&mut self, action: &Action, interfaces: &[Interface]) {

@@ -197,6 +197,7 @@ impl Steward {
         let runtime = &self.parts.runtime;
         self.ends.follow(&runtime.cell.get(), runtime, now);
         self.publish();
+        self.publish_segments();
         self.steer_packets();
         self.announce(now);
         self.report(&plan);

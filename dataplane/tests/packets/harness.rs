@@ -215,6 +215,7 @@ impl World {
                 probes: Default::default(),
                 leases: Default::default(),
                 resolver: Default::default(),
+                changes: Default::default(),
             },
             published: Published::new(Facts {
                 services,
@@ -396,7 +397,10 @@ impl World {
             count,
             self.now.tick(),
             |conn| services.service(conn.identity.service).map_or(0, |s| s.timeout(conn.state)),
-            |conn| expired(&conn, &self.shared, services, &self.workers[0].counters),
+            |found| {
+                let by = (0, self.now, &self.workers[0].counters);
+                expired(&found, &self.shared, services, by);
+            },
         );
         let expired = self.shared.fragments.lock().unwrap().expire(self.now, 1 << 20);
         for _ in 0..expired {

@@ -210,8 +210,8 @@ fn an_expiry_storm_is_work_in_bounded_steps() {
             1024,
             world.now.tick(),
             |conn| services.service(conn.identity.service).map_or(0, |s| s.timeout(conn.state)),
-            |conn| {
-                world.shared.ended(&conn);
+            |found| {
+                world.shared.settled(&found.conn);
                 ended += 1;
             },
         );

@@ -126,6 +126,7 @@ impl Scene {
             probes: Default::default(),
             leases: Default::default(),
             resolver: Default::default(),
+            changes: Default::default(),
         };
         let published = Arc::new(published(&snapshot, &ids, &shape)?);
         let bytes_per_connection = bytes as f64 / f64::from(capacity);

@@ -68,6 +68,37 @@ fn connections_the_caller_refuses_are_dropped_and_their_places_free() {
 }
 
 #[test]
+fn ties_of_clients_and_connections_of_the_peer_are_adopted_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("table");
+    let table = Table::create(&path, 64, 16).unwrap();
+    let mut template = conn(1, 0);
+    (template.state, template.identity.protocol) = (State::Template, 0);
+    opened(&table, &template);
+    let (conn, origin) = (established(2, 1), Origin::imported(0xdead_beef, 7));
+    let hash = table.hash_of(&conn.identity);
+    let reservation = table.reserve(hash, &mut |_, _| {}).unwrap();
+    let _ = table.insert_from(reservation, hash, (&conn, origin), |_| false, &mut |_, _| {});
+    drop(table);
+    let (table, adopted) = adopt(&path).unwrap();
+    assert_eq!(adopted, Adopted { kept: 2, ..Adopted::default() });
+    assert_eq!((table.templates(), table.imported()), (1, 1));
+    let origins: Vec<_> = (0..2).filter_map(|i| Some(table.at(i)?.1)).collect();
+    assert_eq!(origins, [Origin::OWN, origin]);
+    drop(table);
+    for bit in 0..64 {
+        word(&path, ENTRIES + 64 + 56, |word| word ^ 1 << bit);
+        // Freed, and so gone for good: written again for the next bit.
+        let whole = fs::read(&path).unwrap();
+        let (table, adopted) = adopt(&path).unwrap();
+        assert_eq!((adopted.kept, adopted.repaired, table.imported()), (1, 1, 0), "bit {bit}");
+        drop(table);
+        fs::write(&path, whole).unwrap();
+        word(&path, ENTRIES + 64 + 56, |word| word ^ 1 << bit);
+    }
+}
+
+#[test]
 fn a_table_in_use_is_neither_adopted_nor_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("table");

@@ -138,7 +138,7 @@ impl Pair {
                     count,
                     now,
                     |_| 50,
-                    |ended| {
+                    |Found { conn: ended, .. }| {
                         assert!(ended.idle(now) > 50);
                         assert_eq!(model.remove(&key(&ended)), Some(ended));
                     },

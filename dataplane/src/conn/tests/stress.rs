@@ -70,7 +70,7 @@ fn work(table: &Table, seed: u64, inserted: &AtomicU32, ended: &AtomicU32) {
                 }
             }
         }
-        table.sweep(&mut cursor, 8, Tick(150), |_| 45, end);
+        table.sweep(&mut cursor, 8, Tick(150), |_| 45, |found| end(found.conn));
     }
 }
 
