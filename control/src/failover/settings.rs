@@ -116,6 +116,16 @@ pub enum AuthMode {
     Enforce,
 }
 
+impl From<AuthMode> for crate::seal::Mode {
+    fn from(mode: AuthMode) -> Self {
+        match mode {
+            AuthMode::ReceiveOnly => Self::ReceiveOnly,
+            AuthMode::Permissive => Self::Permissive,
+            AuthMode::Enforce => Self::Enforce,
+        }
+    }
+}
+
 /// Addresses that are owned together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {

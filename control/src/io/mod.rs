@@ -15,6 +15,7 @@ mod maintenance;
 mod metrics;
 mod peer;
 pub mod probe;
+pub mod replicator;
 mod secret;
 mod socket;
 mod sorry;

@@ -1,0 +1,320 @@
+//! Whether a group is to be taken, kept, or given away: the rules, and their reasons in words.
+//!
+//! `xvip ha` shows the same reasons that decide.
+
+use std::borrow::Cow;
+
+use crate::failover::beat::Role;
+use crate::failover::exchange::Nanos;
+use crate::failover::group::{Cause, Fence, Group, Handover, State, World};
+use crate::failover::peer::{Claim, Liveness};
+
+/// Longest wait for the peer to know every connection before a group is handed over.
+const DRAIN: Nanos = 2_000_000_000;
+type Words = Cow<'static, str>;
+
+/// Of a group that is not ours.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Standby {
+    Take(String),
+    /// Once the peer has been fenced.
+    Fence(Words),
+    Stay(Words),
+}
+
+/// Of a group that is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Active {
+    Stay(Words),
+    Release(Words),
+}
+
+/// Whether this node could take the group, if it were there to be had.
+pub(super) fn is_able(group: &Group, world: &World<'_>) -> bool {
+    unable(group, world).is_none()
+}
+
+fn unable(group: &Group, world: &World<'_>) -> Option<Words> {
+    if world.leaving {
+        return Some("this node is about to leave".into());
+    }
+    if !world.data_plane {
+        return Some("our data plane does not answer".into());
+    }
+    if world.now < group.hold_until {
+        return Some(format!("waiting a moment after a failure: {}", group.why).into());
+    }
+    if !world.settled {
+        return Some("this node was not running for a while and listens first".into());
+    }
+    // Connections that nobody serves cannot be lost by taking them.
+    let patience = world.initdead.saturating_add(group.unowned_since.unwrap_or(Nanos::MAX));
+    if world.there && !world.synced && world.now < patience {
+        return Some("this node does not know the peer's connections yet".into());
+    }
+    None
+}
+
+/// Rules for a group that is not ours.
+pub(super) fn standby(group: &Group, world: &World<'_>, claim: &Claim) -> Standby {
+    let forced = world.there && claim.row.role == Role::Yielding && claim.row.force;
+    if let Some(why) = unable(group, world)
+        && !(forced && world.data_plane && world.settled && !world.leaving)
+    {
+        return Standby::Stay(why);
+    }
+    if !claim.row.role.claims() && world.now < claim.claimed_until {
+        return Standby::Stay("the peer's data plane may still be answering".into());
+    }
+    match world.liveness {
+        Liveness::Never | Liveness::Dead => silent(world, claim),
+        Liveness::Left if world.now < claim.claimed_until => {
+            Standby::Stay("the peer's data plane may still be answering".into())
+        }
+        Liveness::Left => Standby::Take("the peer has left".to_owned()),
+        Liveness::Alive | Liveness::Late => heard(group, world, claim),
+    }
+}
+
+fn silent(world: &World<'_>, claim: &Claim) -> Standby {
+    let never = world.liveness == Liveness::Never;
+    let initdead = world.listening_since.saturating_add(world.initdead);
+    if never && world.now < initdead {
+        return Standby::Stay("waiting for the peer, as long as `initdead` says".into());
+    }
+    if world.now < claim.claimed_until {
+        return Standby::Stay("the peer's data plane may still be answering".into());
+    }
+    if world.maintenance {
+        return Standby::Stay("the peer is silent, but in maintenance nothing moves".into());
+    }
+    if world.blind {
+        let why = "the peer is silent, but this node sees nothing of its network either";
+        return Standby::Stay(why.into());
+    }
+    match world.fence {
+        Fence::Needed => return Standby::Fence("the silent peer has to be fenced first".into()),
+        Fence::Running => return Standby::Stay("the fencing command is running".into()),
+        Fence::Failed(_) => {
+            return Standby::Stay("the silent peer could not be fenced; it is tried again".into());
+        }
+        Fence::NotWanted | Fence::Done => {}
+    }
+    let span = if never { world.initdead } else { world.deadtime } / 1_000_000;
+    Standby::Take(format!("{} has been silent on all paths for {span}ms", world.peer_name))
+}
+
+fn heard(group: &Group, world: &World<'_>, claim: &Claim) -> Standby {
+    let (row, peer) = (&claim.row, world.peer_name);
+    match row.role {
+        Role::Active | Role::Taking => return Standby::Stay(format!("{peer} owns it").into()),
+        Role::Releasing => return Standby::Stay(format!("{peer} is giving it up").into()),
+        Role::Yielding if world.fresh => {
+            return Standby::Take(format!("{peer} has handed it over"));
+        }
+        Role::Yielding => {
+            return Standby::Stay(format!("{peer} hands it over, or did so a while ago").into());
+        }
+        Role::Standby => {}
+    }
+    let quiet = |span: Nanos| {
+        claim.unclaimed_since.is_some_and(|since| world.now >= since.saturating_add(span))
+    };
+    if !world.fresh && !quiet(2 * world.deadtime) {
+        return Standby::Stay(format!("{peer} has not said lately that it does not own it").into());
+    }
+    if world.peer_leaving || !row.able {
+        return Standby::Take(format!("nobody owns it, and {peer} cannot"));
+    }
+    // Whatever the peer thinks of it, somebody has to.
+    let unowned = group.unowned_since.map_or(0, |since| world.now - since);
+    if unowned >= 4 * world.deadtime {
+        return Standby::Take("nobody has taken it".to_owned());
+    }
+    if group.want.is_some() || (!row.wants && fitness(group, world) > peer_fitness(group, world)) {
+        return Standby::Take("nobody owned it, and this node is to have it".to_owned());
+    }
+    Standby::Stay(format!("nobody owns it, and {peer} is to have it").into())
+}
+
+/// What decides between two nodes that could both take a group: greater wins, never equal.
+fn fitness<'a>(
+    group: &Group,
+    world: &World<'a>,
+) -> (super::evidence::Rank, bool, std::cmp::Reverse<&'a str>) {
+    let preferred = group.prefer.as_deref() == Some(world.node);
+    (world.rank, preferred, std::cmp::Reverse(world.node))
+}
+
+fn peer_fitness<'a>(
+    group: &Group,
+    world: &World<'a>,
+) -> (super::evidence::Rank, bool, std::cmp::Reverse<&'a str>) {
+    let preferred = group.prefer.as_deref() == Some(world.peer_name);
+    (world.peer_rank, preferred, std::cmp::Reverse(world.peer_name))
+}
+
+/// When the peer, which owns nothing and does not hear us, is going to take the group: our lease must
+/// have run out by then.
+pub(super) fn limit(group: &Group, world: &World<'_>) -> Option<Nanos> {
+    let concerned = world.there && world.peer_would_take && !world.maintenance;
+    let _ = group;
+    world.gives_up_at.filter(|_| concerned).map(|at| at.saturating_sub(world.keepalive / 2))
+}
+
+/// Rules for a group that is ours.
+pub(super) fn active(group: &Group, world: &World<'_>, claim: &Claim) -> Active {
+    if let Some(why) = data_plane_gone(group, world) {
+        return Active::Release(why);
+    }
+    let (row, peer) = (&claim.row, world.peer_name);
+    let State::Active { handover, conflict_since } = group.state else {
+        return taking(group, world, claim);
+    };
+    if world.there && matches!(row.role, Role::Active | Role::Taking) {
+        if handover.is_some_and(|h| h.offered_until.is_some()) {
+            return Active::Release(format!("{peer} has taken it over").into());
+        }
+        return conflict(group, world, claim, conflict_since);
+    }
+    if world.there && row.role == Role::Yielding {
+        return Active::Stay(format!("{peer} is giving it up").into());
+    }
+    if limit(group, world).is_some_and(|at| at <= world.now) {
+        return Active::Release(format!("{peer} does not hear us and is going to take it").into());
+    }
+    match handover {
+        Some(_) if world.leaving && !world.there => {
+            Active::Release("this node leaves, and there is no peer".into())
+        }
+        Some(Handover { offered_until: Some(_), .. }) => {
+            Active::Stay(format!("offered to {peer}").into())
+        }
+        Some(_) => Active::Stay(
+            format!("to be handed over to {peer}, once it knows the last {} changes", world.lag)
+                .into(),
+        ),
+        None if world.leaving && !(world.there && row.able) => {
+            Active::Release("this node leaves".into())
+        }
+        None => Active::Stay(staying(group, world, claim)),
+    }
+}
+
+/// A group that the data plane has not confirmed yet.
+fn taking(group: &Group, world: &World<'_>, claim: &Claim) -> Active {
+    if world.leaving {
+        return Active::Release("this node leaves".into());
+    }
+    // The peer that yields says so until it has heard that we take.
+    if world.there && matches!(claim.row.role, Role::Active | Role::Taking) {
+        return conflict(group, world, claim, None);
+    }
+    Active::Stay("waiting for our data plane".into())
+}
+
+fn data_plane_gone(group: &Group, world: &World<'_>) -> Option<Words> {
+    if world.maintenance && matches!(group.state, State::Active { .. }) {
+        return None;
+    }
+    if !world.data_plane {
+        return Some("our data plane does not answer".into());
+    }
+    let patience = group.acked_at.saturating_add(world.deadtime);
+    (patience <= world.now).then(|| "our data plane no longer takes leases".into())
+}
+
+/// Both nodes own it: who sees more keeps it; else the later ownership; else the first by name.
+fn conflict(group: &Group, world: &World<'_>, claim: &Claim, since: Option<Nanos>) -> Active {
+    let peer = world.peer_name;
+    // A peer that does not hear us cannot give way.
+    let deaf = world.hears_us_at.is_none_or(|at| at.saturating_add(world.deadtime) < world.now);
+    let lasts = |from: Nanos| from.saturating_add(world.deadtime) <= world.now;
+    if deaf && lasts(world.alive_since) && since.is_some_and(lasts) {
+        return Active::Release(format!("{peer} owns it too, and does not hear us").into());
+    }
+    let ours = (world.rank, group.epoch, std::cmp::Reverse(world.node));
+    let theirs = (world.peer_rank, claim.row.epoch, std::cmp::Reverse(peer));
+    if ours > theirs {
+        return Active::Stay(format!("{peer} owns it too, and has to give way").into());
+    }
+    let why = if world.rank < world.peer_rank {
+        "it sees more of the network"
+    } else if group.epoch < claim.row.epoch {
+        "its ownership is the later one"
+    } else {
+        "its name comes first"
+    };
+    Active::Release(format!("{peer} owns it too, and {why}").into())
+}
+
+/// Whether an owned group should go to the peer.
+pub(super) fn handover(group: &Group, world: &World<'_>, claim: &Claim) -> Option<Handover> {
+    let row = &claim.row;
+    if !world.there || !row.able && !(row.wants && row.force) {
+        return None;
+    }
+    let (now, drain) = (world.now, if world.lag == 0 { 0 } else { DRAIN });
+    let plan = |cause, force, drain| Handover {
+        cause,
+        force,
+        drain_until: now.saturating_add(drain),
+        offered_until: None,
+    };
+    if world.leaving {
+        return Some(plan(Cause::Leave, true, drain));
+    }
+    if row.wants && world.fresh {
+        return Some(plan(Cause::Operator, row.force, drain));
+    }
+    if world.maintenance || now < group.offer_after || !row.able {
+        return None;
+    }
+    if evidence_moves(group, world) {
+        // Whoever sees nothing serves nobody meanwhile.
+        let drain = if world.blind { 0 } else { drain };
+        return Some(plan(Cause::Evidence, false, drain));
+    }
+    let back = world.failback
+        && !group.by_operator
+        && group.prefer.as_deref() == Some(world.peer_name)
+        && world.peer_rank >= world.rank
+        && world.equal
+        && now >= world.alive_since.saturating_add(world.initdead);
+    back.then(|| plan(Cause::Failback, false, drain))
+}
+
+/// The peer has been seeing more for long enough; and where we see something at all, the group has been
+/// here for long enough that it does not go to and fro.
+fn evidence_moves(group: &Group, world: &World<'_>) -> bool {
+    let holds = 3 * world.keepalive;
+    let fitter = world.fitter_since.is_some_and(|at| world.now >= at.saturating_add(holds));
+    let rests = world.now >= group.since.saturating_add(10 * world.deadtime);
+    fitter && (world.blind || rests && !group.by_operator)
+}
+
+/// Why an owned group stays.
+fn staying(group: &Group, world: &World<'_>, claim: &Claim) -> Words {
+    let peer = world.peer_name;
+    if !world.there {
+        return format!("{}; {peer} is not there", group.why).into();
+    }
+    if world.maintenance {
+        return format!("{}; in maintenance nothing moves", group.why).into();
+    }
+    if group.prefer.as_deref() == Some(peer) {
+        let why = if !world.failback {
+            "fail-back is not automatic (`xvip switchover` does it)"
+        } else if group.by_operator {
+            "the operator has put it here"
+        } else if !claim.row.able || !world.equal {
+            "it does not know every connection yet"
+        } else if world.peer_rank < world.rank {
+            "it sees less of the network"
+        } else {
+            "it has to be there for a while first"
+        };
+        return format!("{}; it prefers {peer}, but {why}", group.why).into();
+    }
+    format!("{}; {peer} sees no more of the network than this node", group.why).into()
+}

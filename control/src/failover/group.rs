@@ -1,0 +1,436 @@
+//! The state machine of one group on one node.
+//!
+//! ```text
+//!                 silent for deadtime and not blind (fenced first, if so configured)
+//!                 peer has left · peer yields · nobody owns it and we are fitter
+//!   ┌──────────┐ ───────────────────────────► ┌────────┐  data plane: leased  ┌────────┐
+//!   │ standby  │                              │ taking │ ───────────────────► │ active │◄─┐
+//!   └──────────┘ ◄─ refused, no answer ────── └────────┘                      └────────┘  │
+//!     ▲      ▲                                                                  │    │    │ nobody took it
+//!     │      └────── paused for longer than the lease ──────────────────────────┤    ▼    │
+//!     │                                                                         │  ┌──────┴───┐
+//!     │  data plane: released,                      ┌───────────┐  lost: conflict,│ yielding │
+//!     └── or the lease has run out ──────────────── │ releasing │ ◄─ our data ──┘ └──────────┘
+//!                                                   └───────────┘    plane died      │
+//!                                                         ▲                          │
+//!                                                         └── peer has taken it ─────┘
+//! ```
+//!
+//! Everything but standby *claims*: the data plane may be answering. Each change of owner has a new epoch,
+//! one more than any that is known; so has an owner whose announcements may have been missed.
+
+use std::sync::Arc;
+
+use crate::failover::beat::Role;
+use crate::failover::decide::{self, Active, Standby};
+use crate::failover::evidence::Rank;
+use crate::failover::exchange::{Event, EventKind, Nanos, Output, Testimony};
+use crate::failover::peer::{Claim, Liveness};
+use crate::failover::verify::Verify;
+
+/// A node that failed to take a group waits that long before it tries again.
+pub(super) const HOLD: Nanos = 1_000_000_000;
+/// A group that nobody would take stays that long before it is offered again.
+const OFFER: Nanos = 10_000_000_000;
+
+/// Why a group is being handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Operator,
+    Evidence,
+    Failback,
+    Leave,
+}
+
+impl Cause {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Operator => "switched over by the operator",
+            Self::Evidence => "the peer sees more of the network",
+            Self::Failback => "it goes back to the node that it prefers",
+            Self::Leave => "this node leaves",
+        }
+    }
+}
+
+/// A group on its way to the peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Handover {
+    pub(super) cause: Cause,
+    pub(super) force: bool,
+    /// Until then the peer is waited for to know every connection; then it is offered.
+    pub(super) drain_until: Nanos,
+    /// Since it is offered: until when.
+    pub(super) offered_until: Option<Nanos>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum State {
+    Standby,
+    Taking { until: Nanos },
+    Active { handover: Option<Handover>, conflict_since: Option<Nanos> },
+    Releasing { until: Nanos },
+}
+
+/// An operator wants it here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    pub(super) until: Nanos,
+    pub(super) force: bool,
+}
+
+/// What a group needs to know of everything else.
+#[derive(Debug)]
+pub(super) struct World<'a> {
+    pub(super) now: Nanos,
+    pub(super) keepalive: Nanos,
+    pub(super) deadtime: Nanos,
+    pub(super) initdead: Nanos,
+    /// Longest lease.
+    pub(super) ttl: Nanos,
+    pub(super) node: &'a str,
+    pub(super) peer_name: &'a str,
+    /// Since when this node listens without an interruption.
+    pub(super) listening_since: Nanos,
+    pub(super) data_plane: bool,
+    /// Whether it has been awake for long enough to know what it says.
+    pub(super) settled: bool,
+    pub(super) leaving: bool,
+    pub(super) maintenance: bool,
+    pub(super) blind: bool,
+    pub(super) synced: bool,
+    pub(super) rank: Rank,
+    /// What fencing says: may something be taken from a silent peer?
+    pub(super) fence: Fence,
+    /// Records that the peer does not have yet; 0 without replication.
+    pub(super) lag: u32,
+    /// Whether both tables are the same, as far as digests say.
+    pub(super) equal: bool,
+    pub(super) failback: bool,
+    pub(super) liveness: Liveness,
+    pub(super) there: bool,
+    pub(super) alive_since: Nanos,
+    pub(super) fresh: bool,
+    pub(super) peer_rank: Rank,
+    pub(super) peer_would_take: bool,
+    pub(super) peer_leaving: bool,
+    pub(super) hears_us_at: Option<Nanos>,
+    pub(super) gives_up_at: Option<Nanos>,
+    /// Since when the peer sees more than we do.
+    pub(super) fitter_since: Option<Nanos>,
+}
+
+/// Whether a silent peer has been made harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fence {
+    /// Nothing is configured.
+    NotWanted,
+    /// Not yet.
+    Needed,
+    Running,
+    Done,
+    /// Tried again then.
+    Failed(Nanos),
+}
+
+/// A group on this node.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) name: Arc<str>,
+    pub(super) tag: u32,
+    /// Node that it prefers.
+    pub(super) prefer: Option<String>,
+    pub(super) state: State,
+    /// Of the role.
+    pub(super) since: Nanos,
+    /// The highest known.
+    pub(super) epoch: u64,
+    /// Why it is in this state.
+    pub(super) why: String,
+    pub(super) lease_until: Nanos,
+    /// When the data plane has last said yes.
+    pub(super) acked_at: Nanos,
+    /// It is not tried again before.
+    pub(super) hold_until: Nanos,
+    /// It is not offered again before.
+    pub(super) offer_after: Nanos,
+    /// The operator has put it here.
+    pub(super) by_operator: bool,
+    pub(super) want: Option<Want>,
+    /// Since when neither node owns it, both being there.
+    pub(super) unowned_since: Option<Nanos>,
+    /// People have been told that the peer claims it too.
+    pub(super) conflict: bool,
+    /// The peer has been away, or has claimed it too: announce again as soon as it does not.
+    pub(super) again: bool,
+    pub(super) verify: Verify,
+    pub(super) rate: u32,
+    /// Our answer to the peer's last question.
+    pub(super) answer: (u32, Testimony),
+    /// The peer's question that is being looked into, and since when.
+    pub(super) resolving: Option<(u32, Nanos)>,
+    /// To be said in a beat at once.
+    pub(super) changed: bool,
+}
+
+impl Group {
+    pub(super) fn new(name: &str, prefer: Option<String>, epoch: u64, now: Nanos) -> Self {
+        Self {
+            name: name.into(),
+            tag: dataplane_api::record::tag(name.as_bytes()),
+            prefer,
+            state: State::Standby,
+            since: now,
+            epoch,
+            why: "this node has just started".to_owned(),
+            lease_until: 0,
+            acked_at: 0,
+            hold_until: 0,
+            offer_after: 0,
+            by_operator: false,
+            want: None,
+            unowned_since: None,
+            conflict: false,
+            again: false,
+            verify: Verify::default(),
+            rate: 0,
+            answer: (0, Testimony::default()),
+            resolving: None,
+            changed: false,
+        }
+    }
+
+    pub(super) const fn role(&self) -> Role {
+        match &self.state {
+            State::Standby => Role::Standby,
+            State::Taking { .. } => Role::Taking,
+            State::Active { handover: Some(Handover { offered_until: Some(_), .. }), .. } => {
+                Role::Yielding
+            }
+            State::Active { .. } => Role::Active,
+            State::Releasing { .. } => Role::Releasing,
+        }
+    }
+
+    /// Whether it is ours.
+    pub(super) const fn is_owned(&self) -> bool {
+        matches!(self.state, State::Taking { .. } | State::Active { .. })
+    }
+
+    /// Time has passed, or something has happened.
+    pub(super) fn step(&mut self, world: &World<'_>, claim: &Claim, out: &mut Vec<Output>) {
+        self.epoch = self.epoch.max(claim.row.epoch);
+        let unowned =
+            matches!(self.state, State::Standby) && world.there && claim.row.role == Role::Standby;
+        self.unowned_since = unowned.then(|| self.unowned_since.unwrap_or(world.now));
+        if self.want.is_some_and(|w| w.until <= world.now || self.is_owned()) {
+            self.want = None;
+        }
+        match self.state {
+            State::Standby => {
+                if let Standby::Take(why) = decide::standby(self, world, claim) {
+                    self.take(why, world, claim, out);
+                }
+            }
+            State::Releasing { until } if until <= world.now => {
+                self.enter(State::Standby, world.now);
+            }
+            State::Releasing { .. } => {}
+            State::Taking { until } if until <= world.now => {
+                self.hold_until = world.now.saturating_add(HOLD);
+                self.release("our data plane did not answer", world.now, out);
+            }
+            State::Taking { .. } | State::Active { .. } => {
+                match decide::active(self, world, claim) {
+                    Active::Stay(_) => self.go_on(world, claim, out),
+                    Active::Release(why) => self.lose(&why, world, claim, out),
+                }
+            }
+        }
+        self.verify_step(world.now, out);
+    }
+
+    /// Owned, and going to be.
+    fn go_on(&mut self, world: &World<'_>, claim: &Claim, out: &mut Vec<Output>) {
+        let claimed = world.there && claim.row.role.claims();
+        let disputed = claimed && matches!(claim.row.role, Role::Active | Role::Taking);
+        // Whatever its data plane has answered until it stopped, ours has the last word.
+        self.again |= claimed;
+        if disputed && !self.conflict {
+            self.conflict = true;
+            let reason = format!(
+                "{} says that it owns it too (epoch {}, ours {}); it has to give way",
+                world.peer_name, claim.row.epoch, self.epoch
+            );
+            self.event(EventKind::Conflict, reason, out);
+        }
+        if self.again && !claimed && !matches!(self.state, State::Taking { .. }) {
+            (self.conflict, self.again) = (false, false);
+            self.announce(world, out);
+        }
+        let State::Active { handover, conflict_since } = self.state else { return };
+        let conflict_since = claimed.then(|| conflict_since.unwrap_or(world.now));
+        self.state = State::Active { handover, conflict_since };
+        if handover.is_some() {
+            self.hand_over(world, claim, out);
+        } else if let Some(plan) = decide::handover(self, world, claim) {
+            self.state = State::Active { handover: Some(plan), conflict_since };
+            self.hand_over(world, claim, out);
+        }
+    }
+
+    /// A new epoch: the data plane announces.
+    pub(super) fn announce(&mut self, world: &World<'_>, out: &mut Vec<Output>) {
+        self.epoch += 1;
+        self.lease(world, out);
+        self.changed = true;
+    }
+
+    fn take(&mut self, why: String, world: &World<'_>, claim: &Claim, out: &mut Vec<Output>) {
+        self.epoch = self.epoch.max(claim.row.epoch) + 1;
+        self.by_operator = self.want.is_some() || claim.row.force;
+        (self.conflict, self.again) = (false, false);
+        let until = world.now.saturating_add(world.deadtime.max(4 * world.keepalive));
+        self.enter(State::Taking { until }, world.now);
+        self.why = why;
+        self.acked_at = world.now;
+        let rate = world.there.then_some(claim.row.rate).filter(|r| *r > 0);
+        self.verify.peer_rate = rate;
+        self.lease(world, out);
+    }
+
+    /// Renews the lease, and no longer than until the peer might take the group.
+    pub(super) fn lease(&mut self, world: &World<'_>, out: &mut Vec<Output>) {
+        let limit = decide::limit(self, world).unwrap_or(Nanos::MAX);
+        let ttl = world.ttl.min(limit.saturating_sub(world.now));
+        if ttl == 0 {
+            return;
+        }
+        self.lease_until = world.now.saturating_add(ttl);
+        let ttl = std::time::Duration::from_nanos(ttl);
+        out.push(Output::Lease { group: self.name.clone(), epoch: self.epoch, ttl });
+    }
+
+    /// The data plane has said yes.
+    pub(super) fn leased(&mut self, epoch: u64, now: Nanos, out: &mut Vec<Output>) {
+        if !self.is_owned() || epoch != self.epoch {
+            return;
+        }
+        self.acked_at = now;
+        if matches!(self.state, State::Taking { .. }) {
+            let rate = self.verify.peer_rate;
+            self.enter(State::Active { handover: None, conflict_since: None }, now);
+            self.verify.taken(rate, now);
+            self.event(EventKind::Taken, format!("{} (epoch {epoch})", self.why), out);
+        }
+    }
+
+    pub(super) fn lease_failed(&mut self, reason: &str, now: Nanos, out: &mut Vec<Output>) {
+        if self.is_owned() {
+            self.hold_until = now.saturating_add(HOLD);
+            self.release(&format!("our data plane refused it: {reason}"), now, out);
+        }
+    }
+
+    pub(super) fn released(&mut self, now: Nanos) {
+        if matches!(self.state, State::Releasing { .. }) {
+            self.enter(State::Standby, now);
+        }
+    }
+
+    /// Gives it up. Standby follows when the data plane has said so, or its lease has run out.
+    pub(super) fn release(&mut self, why: &str, now: Nanos, out: &mut Vec<Output>) {
+        if !self.is_owned() {
+            return;
+        }
+        let was_active = matches!(self.state, State::Active { .. });
+        out.push(Output::Release { group: self.name.clone(), epoch: self.epoch });
+        let until = self.lease_until;
+        self.enter(if until > now { State::Releasing { until } } else { State::Standby }, now);
+        self.by_operator = false;
+        self.conflict = false;
+        self.verify.stop();
+        self.why = why.to_owned();
+        if was_active {
+            self.event(EventKind::Released, why.to_owned(), out);
+        }
+    }
+
+    fn lose(&mut self, why: &str, world: &World<'_>, claim: &Claim, out: &mut Vec<Output>) {
+        if claim.row.role.claims() && self.role() != Role::Yielding && !self.conflict {
+            self.event(EventKind::Conflict, why.to_owned(), out);
+        }
+        self.release(why, world.now, out);
+    }
+
+    /// Goes on with a handover, or ends it.
+    fn hand_over(&mut self, world: &World<'_>, claim: &Claim, out: &mut Vec<Output>) {
+        let now = world.now;
+        let State::Active { handover: Some(mut plan), conflict_since } = self.state else { return };
+        let possible = world.there && claim.row.able;
+        let over = plan.offered_until.is_some_and(|until| until <= now);
+        if over || !possible && !(plan.force && world.there) {
+            if plan.cause == Cause::Leave {
+                return self.release("this node leaves, and the peer did not take it", now, out);
+            }
+            self.state = State::Active { handover: None, conflict_since };
+            self.offer_after = now.saturating_add(OFFER);
+            self.changed = true;
+            let why = if over { "the peer did not take it" } else { "the peer cannot take it" };
+            let reason = format!("{}, but {why}: it stays here", plan.cause.words());
+            return self.event(EventKind::HandoverFailed, reason, out);
+        }
+        if plan.offered_until.is_none() && (world.lag == 0 || plan.drain_until <= now) {
+            plan.offered_until = Some(now.saturating_add(world.deadtime.max(4 * world.keepalive)));
+            self.changed = true;
+        }
+        self.state = State::Active { handover: Some(plan), conflict_since };
+    }
+
+    fn verify_step(&mut self, now: Nanos, out: &mut Vec<Output>) {
+        if self.verify.overdue(now) {
+            self.verified(self.epoch, Err("no outcome of the verification".to_owned()), now, out);
+        }
+        if matches!(self.state, State::Active { .. }) && self.verify.ask(now) {
+            out.push(Output::Verify {
+                group: self.name.clone(),
+                epoch: self.epoch,
+                testimony: self.verify.testimony.clone(),
+                peer_rate: self.verify.peer_rate,
+            });
+        }
+    }
+
+    /// An outcome. Whether the group is to be announced again.
+    pub(super) fn verified(
+        &mut self,
+        epoch: u64,
+        result: Result<String, String>,
+        now: Nanos,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let asked = matches!(self.verify.stage, super::verify::Stage::Asked(_));
+        if !asked || epoch != self.epoch || !matches!(self.state, State::Active { .. }) {
+            return false;
+        }
+        let (kind, reason) = match &result {
+            Ok(seen) => (EventKind::Verified, seen.clone()),
+            Err(missing) => (EventKind::Unverified, missing.clone()),
+        };
+        let failed = result.is_err();
+        if self.verify.outcome(result, now) {
+            self.event(kind, reason, out);
+        }
+        failed
+    }
+
+    pub(super) fn enter(&mut self, state: State, now: Nanos) {
+        self.state = state;
+        self.since = now;
+        self.changed = true;
+    }
+
+    pub(super) fn event(&self, kind: EventKind, reason: String, out: &mut Vec<Output>) {
+        out.push(Output::Event(Event { kind, group: Some(self.name.clone()), reason }));
+    }
+}
