@@ -17,6 +17,7 @@ pub mod seal;
 pub mod failover;
 pub mod replicate;
 pub mod config;
+pub mod alike;
 pub mod overrides;
 pub mod verbs;
 pub mod compare;

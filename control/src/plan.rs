@@ -3,7 +3,7 @@
 //! The only writer of weights: whatever keeps a real from new connections (an operator's drain, a
 //! failed check, a slow start) is decided here and nowhere else.
 
-use dataplane_api::service::{Real, Scheduler, Snapshot, Templates, Weight};
+use dataplane_api::service::{Group, Real, Scheduler, Snapshot, Templates, Weight};
 
 use crate::config::{Config, Entry};
 use crate::health::{Health, State, Verdict, serves};
@@ -54,7 +54,7 @@ pub fn plan(config: &Config, health: &Health, overrides: &Overrides) -> Plan {
         local: config.local.clone(),
         reply: config.reply,
         services: config.services.iter().map(|entry| entry.service.clone()).collect(),
-        groups: Vec::new(),
+        groups: groups(config),
     };
     let services = snapshot.services.iter_mut().zip(&config.services);
     let services = services
@@ -72,6 +72,18 @@ pub fn plan(config: &Config, health: &Health, overrides: &Overrides) -> Plan {
         })
         .collect();
     Plan { snapshot, services }
+}
+
+/// What each of the two nodes may own. One node alone owns everything, by one lease.
+fn groups(config: &Config) -> Vec<Group> {
+    let settings = config.ha.iter().flat_map(|ha| &ha.groups);
+    settings
+        .map(|g| Group {
+            name: g.name.clone(),
+            addresses: g.addresses.clone(),
+            gateways: g.gateways.clone(),
+        })
+        .collect()
 }
 
 /// What is known of a real.

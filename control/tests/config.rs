@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use control::config::{self, Errors, SHOWN_MAX};
+use control::failover::settings::{Link, Settings};
 use control::health::Health;
 use control::overrides::Overrides;
 use control::time::Instant;
@@ -89,6 +90,35 @@ fn overlapping_ports_show_both_places() {
 #[test]
 fn maintenance_sorry_pages_and_fallbacks_are_read_with_care() {
     golden("operate");
+}
+
+#[test]
+fn a_pair_is_read_with_care_even_before_it_is_clear_which_node_this_is() {
+    golden("ha");
+    golden("ha_pair");
+}
+
+#[test]
+fn each_node_of_a_pair_reads_the_same_file_from_its_side() {
+    let read = |name: &str| config::parse(&PAIR.replace("NAME", name), "x").unwrap();
+    let [one, two] = ["lb1", "lb2"].map(read);
+    assert_eq!(one.lines, two.lines, "only [node] differs");
+    let [a, b] = [one.ha.clone().unwrap(), two.ha.unwrap()];
+    assert_eq!((&*a.node, &*a.peer, &*b.node, &*b.peer), ("lb1", "lb2", "lb2", "lb1"));
+    let ends = |settings: &Settings| match &settings.paths[0].link {
+        Link::Unicast { local, remote, interface } => (*local, *remote, interface.clone()),
+        other => panic!("{other:?}"),
+    };
+    let ((local, remote, near), (their_local, their_remote, far)) = (ends(&a), ends(&b));
+    assert_eq!((local, remote), (their_remote, their_local));
+    assert_eq!((near.as_deref(), far.as_deref()), (Some("eth2"), Some("ens3")));
+    let times = [a.keepalive, a.warntime, a.deadtime, a.initdead].map(|d| d.as_millis());
+    assert_eq!(times, [50, 100, 200, 3000]);
+    let groups: Vec<_> = a.groups.iter().map(|g| (&*g.name, g.addresses.len())).collect();
+    assert_eq!(groups, [("web", 2), ("mail", 1)], "what no group names belongs to the first");
+    let snapshot = plan(&one);
+    assert_eq!(snapshot.groups.len(), 2);
+    assert_eq!(snapshot.groups[0].gateways, a.groups[0].gateways);
 }
 
 #[test]
@@ -188,6 +218,26 @@ fn the_empty_file_says_what_is_missing() {
     assert!(errors("# nothing\n").to_string().contains("no [[interface]]"));
 }
 
+const PAIR: &str = r#"
+[node]
+name = "NAME"
+[[interface]]
+name = "eth0"
+[[service]]
+name = "web"
+listen = ["192.0.2.10:80", "192.0.2.11:80", "192.0.2.12:25"]
+[ha]
+nodes = ["lb1", "lb2"]
+key = [{ id = 1, file = "/etc/xvip/ha.key" }]
+path = [
+  { type = "udp", lb1 = "10.9.0.1:6940", lb2 = "10.9.0.2:6940", interface = { lb1 = "eth2", lb2 = "ens3" } },
+  { type = "serial", lb1 = "/dev/ttyS0", lb2 = "/dev/ttyS1" },
+]
+group = [
+  { name = "web", prefer = "lb1", addresses = "192.0.2.10", gateways = "10.0.1.254" },
+  { name = "mail", prefer = "lb2", addresses = "192.0.2.12" },
+]
+"#;
 const SEED: &str = include_str!("config/services.toml");
 const GOOD: &str = r#"
 [engine]
@@ -217,13 +267,13 @@ proptest! {
     /// Files that are nearly right reach deeper than noise does.
     #[test]
     fn no_damage_to_a_file_makes_the_reader_panic(
-        good in any::<bool>(),
+        good in 0..3_usize,
         edits in proptest::collection::vec(
             (any::<prop::sample::Index>(), 0_usize..12, "[\\[\\]{}=\",.:0-9a-z\\n\\\\é-]{0,6}"),
             1..8,
         ),
     ) {
-        let mut text: Vec<char> = if good { GOOD } else { SEED }.chars().collect();
+        let mut text: Vec<char> = [GOOD, SEED, PAIR][good].chars().collect();
         for (at, remove, insert) in edits {
             let at = at.index(text.len() + 1);
             let end = (at + remove).min(text.len());

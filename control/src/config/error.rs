@@ -103,6 +103,11 @@ impl Sink {
         self.secrets.push(span);
     }
 
+    /// Where secrets stand.
+    pub(super) fn secrets(&self) -> &[Range<usize>] {
+        &self.secrets
+    }
+
     /// Whether nothing was wrong.
     pub(super) fn is_empty(&self) -> bool {
         self.errors.is_empty()

@@ -11,6 +11,7 @@ pub const TOP: &[&str] = &[
     "reply",
     "alert",
     "metrics",
+    "ha",
     "service",
 ];
 /// `[node]`
@@ -197,6 +198,35 @@ pub const ALERT_COMMAND: &[&str] = &["name", "argv", "severity", "services", "ti
 /// `[metrics]`
 pub const METRICS: &[&str] = &["listen"];
 
+/// `[ha]`
+pub const HA: &[&str] = &[
+    "nodes",
+    "keepalive",
+    "warntime",
+    "deadtime",
+    "initdead",
+    "failback",
+    "key",
+    "auth",
+    "path",
+    "ping",
+    "fencing",
+    "replication",
+    "group",
+];
+/// `[[ha.key]]`
+pub const HA_KEY: &[&str] = &["id", "file"];
+/// `[[ha.path]]`, beside the names of the nodes
+pub const HA_PATH: &[&str] = &["type", "name", "interface", "group", "baud"];
+/// `[[ha.ping]]`
+pub const HA_PING: &[&str] = &["name", "addresses", "interval", "timeout", "fall"];
+/// `[ha.fencing]`
+pub const HA_FENCING: &[&str] = &["command", "timeout"];
+/// `[ha.replication]`, beside the names of the nodes
+pub const HA_REPLICATION: &[&str] = &["encrypt", "digest"];
+/// `[[ha.group]]`
+pub const HA_GROUP: &[&str] = &["name", "prefer", "addresses", "gateways"];
+
 /// All of it: the heading of the table in the documentation, and its keys.
 pub const ALL: &[(&str, &[&str])] = &[
     ("[node]", NODE),
@@ -239,4 +269,11 @@ pub const ALL: &[(&str, &[&str])] = &[
     ("[[alert.webhook]]", ALERT_WEBHOOK),
     ("[[alert.command]]", ALERT_COMMAND),
     ("[metrics]", METRICS),
+    ("[ha]", HA),
+    ("[[ha.key]]", HA_KEY),
+    ("[[ha.path]]", HA_PATH),
+    ("[[ha.ping]]", HA_PING),
+    ("[ha.fencing]", HA_FENCING),
+    ("[ha.replication]", HA_REPLICATION),
+    ("[[ha.group]]", HA_GROUP),
 ];

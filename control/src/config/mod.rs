@@ -8,8 +8,10 @@ mod check;
 mod checks;
 mod duration;
 mod error;
+mod ha;
 mod health;
 pub mod keys;
+mod lines;
 mod read;
 mod service;
 mod spare;
@@ -31,10 +33,12 @@ pub use checks::CHECKS_MAX;
 pub use duration::{parse as parse_duration, show as show_duration};
 use error::{Error, Sink, printable};
 pub use error::{Errors, Finding, SHOWN_MAX};
+pub use lines::{LINES_MAX, Line};
 use read::{At, Section, as_integer, wrong_type};
 pub(crate) use suggest::nearest;
 
 use crate::check::{Check, Rules};
+use crate::failover;
 use crate::sorry::Sorry;
 
 /// Longest file, in bytes.
@@ -78,9 +82,28 @@ pub struct Config {
     pub alert: crate::alert::Settings,
     /// Where metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
+    /// The pair, if this node is one of two.
+    pub ha: Option<failover::settings::Settings>,
+    /// The keys that `ha` names; the shell reads them ([`crate::io`]).
+    pub keys: Keys,
+    /// What the file says, to be compared with the other node's; empty without a pair.
+    pub lines: Arc<[Line]>,
     /// Services, in the order of the file.
     pub services: Vec<Entry>,
 }
+
+/// Keys as they were read; none before that. What they are makes no difference between two
+/// configurations.
+#[derive(Clone, Debug, Default)]
+pub struct Keys(pub Option<crate::seal::Keyring>);
+
+impl PartialEq for Keys {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Keys {}
 
 /// A service and, beside it, what only control knows of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,7 +207,10 @@ pub fn parse_with(
     if !sink.is_empty() {
         return Err(sink.report(text, file));
     }
-    let config = read(table.get_ref(), text.len(), &mut sink);
+    let mut config = read(table.get_ref(), text.len(), &mut sink);
+    if config.ha.is_some() && sink.is_empty() {
+        config.lines = lines::read(table.get_ref(), text, sink.secrets()).into();
+    }
     sink.inspect_secrets(inspect);
     if sink.is_empty() { Ok(config) } else { Err(sink.report(text, file)) }
 }
@@ -241,8 +267,23 @@ fn read(table: &DeTable<'_>, end: usize, sink: &mut Sink) -> Config {
     check::check(&placed, &local, &local_spans, sink);
     let names: Vec<&str> = placed.iter().map(|p| p.service.name.as_str()).collect();
     let (alert, metrics) = (alert::read(&top, &names, sink), alert::metrics(&top, sink));
+    let ha = ha::read(&top, &ha::Around { node: &node, services: &placed, local: &local }, sink);
     let services = placed.into_iter().map(service::Placed::entry).collect();
-    Config { node, control, engine, interfaces, timeouts, local, reply, alert, metrics, services }
+    Config {
+        node,
+        control,
+        engine,
+        interfaces,
+        timeouts,
+        local,
+        reply,
+        alert,
+        metrics,
+        ha,
+        keys: Keys(None),
+        lines: Arc::default(),
+        services,
+    }
 }
 
 /// Whether `name` is 1 to 63 bytes of `[A-Za-z0-9._-]`.

@@ -153,6 +153,16 @@ impl<'a> Section<'a> {
         as_integer(self.table.get(key)?, key, range, sink)
     }
 
+    /// `true` or `false`.
+    pub(super) fn flag(&self, key: &str, sink: &mut Sink) -> Option<bool> {
+        let value = self.table.get(key)?;
+        if let DeValue::Boolean(flag) = value.get_ref() {
+            return Some(*flag);
+        }
+        wrong_type(sink, value.span(), key, "true or false", value.get_ref());
+        None
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(
         &self,

@@ -1,4 +1,4 @@
-//! What only this machine knows of a configuration: numbers of groups, pages in files. Looked up
+//! What only this machine knows of a configuration: numbers of groups, pages and keys in files. Looked up
 //! when the file is read, beside the loop, so that no directory service and no disk is asked while
 //! somebody waits.
 
@@ -10,7 +10,12 @@ use std::path::Path;
 use nix::unistd::Group;
 use rustix::fs::OFlags;
 
-use crate::config::{self, Config, Errors};
+use zeroize::Zeroizing;
+
+use super::secret;
+use crate::config::{self, Config, Errors, Keys};
+use crate::failover::settings::Auth;
+use crate::seal::Keyring;
 use crate::sorry::{PAGE_MAX, PORTS_MAX};
 
 /// Fills in what the file only names.
@@ -27,6 +32,13 @@ pub(super) fn complete(mut config: Config, file: &str) -> Result<Config, Errors>
             let help = "make it with `groupadd`, or write the number of a group";
             Errors::unreadable(file, message, Some(help))
         })?);
+    }
+    if let Some(ha) = &config.ha {
+        config.keys = Keys(Some(keyring(&ha.auth).map_err(|why| {
+            let message = format!("`key` of [ha]: {why}");
+            let help = "`openssl rand -hex 32` makes one; both nodes have the same";
+            Errors::unreadable(file, message, Some(help))
+        })?));
     }
     let mut ports = 0;
     for entry in &mut config.services {
@@ -52,6 +64,15 @@ pub(super) fn complete(mut config: Config, file: &str) -> Result<Config, Errors>
         return Err(Errors::unreadable(file, message, None));
     }
     Ok(config)
+}
+
+fn keyring(auth: &Auth) -> Result<Keyring, String> {
+    let mut files = Vec::new();
+    for key in &auth.keys {
+        files.push((key.id, Zeroizing::new(secret::read(&key.file)?)));
+    }
+    let files: Vec<(u8, &str)> = files.iter().map(|(id, text)| (*id, text.as_str())).collect();
+    Keyring::parse(auth.mode.into(), &files).map_err(|e| e.to_string())
 }
 
 fn look_up(group: &config::Group) -> Result<u32, String> {

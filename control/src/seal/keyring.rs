@@ -32,6 +32,8 @@ pub enum Purpose {
     Beat,
     /// Replication.
     Stream,
+    /// Comparison of the configurations.
+    Config,
 }
 
 /// What a subkey is for.
@@ -153,6 +155,7 @@ impl Key {
             let purpose = match context.purpose {
                 Purpose::Beat => "beat",
                 Purpose::Stream => "stream",
+                Purpose::Config => "config",
             };
             let mut info = Vec::new();
             for part in ["xvip 1", form, purpose, context.from, context.to] {

@@ -1,0 +1,395 @@
+//! What a node sees of its own network, looked up beside the heartbeat: interfaces, packets, who answers
+//! for an address.
+//!
+//! A thread of normal priority with its own session on the agent socket. It may wait; the heartbeat
+//! does not wait for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use dataplane_api::message::{LINE_MAX, RESOLVE_MAX, Reply, Request, Resolution, Status};
+
+use super::{Mail, Order, boottime};
+use crate::failover::exchange::{Nanos, TESTIMONY_MACS, Testimony};
+use crate::failover::settings::Group;
+
+/// How often the data plane is looked at, and how often as long as it is not ready.
+const PERIOD: (Nanos, Nanos) = (250_000_000, 20_000_000);
+/// Longest wait for an answer of the data plane.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// For how long answers to a question of the peer's are collected, in milliseconds.
+const RESOLVE_MS: u32 = 150;
+/// For how long packets are waited for after a takeover.
+const ARRIVAL: Nanos = 1_000_000_000;
+/// Packets a second that a peer must have had for their absence to mean something.
+const RATE_MIN: u32 = 10;
+
+/// Something to be looked up.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// What there is to look at.
+    Groups(Vec<Group>),
+    /// Who answers for the addresses of a group.
+    Resolve { group: Arc<str>, ticket: u32 },
+    /// Whether the group has arrived.
+    Verify { group: Arc<str>, epoch: u64, testimony: Option<Testimony>, rate: Option<u32> },
+}
+
+/// What the data plane says of itself, as far as the pair is concerned.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// Whether it knows our groups: before, a lease would be refused.
+    pub(super) ready: bool,
+    /// Interfaces that are attached and up.
+    pub(super) interfaces: u8,
+    pub(super) interfaces_wanted: u8,
+    /// Packets a second of each group.
+    pub(super) rates: Vec<(Arc<str>, u32)>,
+}
+
+/// A takeover whose packets are waited for.
+#[derive(Debug)]
+struct Arriving {
+    epoch: u64,
+    words: String,
+    rate: u32,
+    packets: u64,
+    since: Nanos,
+}
+
+pub(super) struct Watcher {
+    path: PathBuf,
+    session: Option<BufReader<UnixStream>>,
+    mail: Mail,
+    groups: Vec<Group>,
+    ready: bool,
+    /// Packets of each group when they were last counted.
+    counted: BTreeMap<String, (u64, Nanos)>,
+    arriving: BTreeMap<Arc<str>, Arriving>,
+}
+
+impl Watcher {
+    pub(super) const fn new(path: PathBuf, mail: Mail) -> Self {
+        let (counted, arriving) = (BTreeMap::new(), BTreeMap::new());
+        Self { path, session: None, mail, groups: Vec::new(), ready: false, counted, arriving }
+    }
+
+    /// Until the heartbeat has no more jobs for us.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        let mut due = 0;
+        loop {
+            let wait = Duration::from_nanos(Nanos::saturating_sub(due, boottime()));
+            match jobs.recv_timeout(wait) {
+                Ok(Job::Groups(groups)) => {
+                    self.groups = groups;
+                    self.ready = false;
+                    due = 0;
+                }
+                Ok(Job::Resolve { group, ticket }) => {
+                    let testimony = self.resolve(&group);
+                    self.mail.send(Order::Resolved { group, ticket, testimony });
+                }
+                Ok(Job::Verify { group, epoch, testimony, rate }) => {
+                    self.verify(group, epoch, testimony.as_ref(), rate);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look();
+                    let soon = !self.ready || !self.arriving.is_empty();
+                    due = boottime() + if soon { PERIOD.1 } else { PERIOD.0 };
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Reply, String> {
+        if self.session.is_none() {
+            let stream = UnixStream::connect(&self.path).map_err(|e| e.to_string())?;
+            stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+            stream.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+            let mut session = BufReader::new(stream);
+            talk(&mut session, &Request::Hello { version: dataplane_api::VERSION })?;
+            self.session = Some(session);
+        }
+        let Some(session) = &mut self.session else { return Err("no session".to_owned()) };
+        let reply = talk(session, request);
+        if reply.is_err() {
+            self.session = None;
+        }
+        reply
+    }
+
+    fn status(&mut self) -> Result<Box<Status>, String> {
+        match self.ask(&Request::Status)? {
+            Reply::Status(status) => Ok(status),
+            Reply::Error { message } => Err(message),
+            _ => Err("the data plane has answered another question".to_owned()),
+        }
+    }
+
+    /// Looks at the data plane and tells the heartbeat.
+    fn look(&mut self) {
+        let now = boottime();
+        let Ok(status) = self.status() else {
+            self.ready = false;
+            self.counted.clear();
+            self.mail.send(Order::Seen(Seen::default()));
+            return;
+        };
+        let known = |g: &Group| status.groups.iter().any(|s| s.name == g.name);
+        self.ready = !self.groups.is_empty() && self.groups.iter().any(known);
+        let up = status.interfaces.iter().filter(|i| i.attached && i.link == "up").count();
+        let rates = self.rates(&status, now);
+        self.mail.send(Order::Seen(Seen {
+            ready: self.ready,
+            interfaces: u8::try_from(up).unwrap_or(u8::MAX),
+            interfaces_wanted: u8::try_from(status.interfaces.len()).unwrap_or(u8::MAX),
+            rates,
+        }));
+        self.arrivals(&status, now);
+    }
+
+    fn rates(&mut self, status: &Status, now: Nanos) -> Vec<(Arc<str>, u32)> {
+        let mut rates = Vec::new();
+        for group in &status.groups {
+            let (before, at) =
+                self.counted.get(&group.name).copied().unwrap_or((group.packets, now));
+            let passed = now.saturating_sub(at);
+            if passed >= PERIOD.0 / 2 || !self.counted.contains_key(&group.name) {
+                let packets = group.packets.saturating_sub(before);
+                let rate = u128::from(packets) * 1_000_000_000 / u128::from(passed.max(1));
+                rates.push((group.name.as_str().into(), u32::try_from(rate).unwrap_or(u32::MAX)));
+                self.counted.insert(group.name.clone(), (group.packets, now));
+            }
+        }
+        rates
+    }
+
+    /// Who answers for the addresses of a group, as seen from here.
+    fn resolve(&mut self, group: &str) -> Testimony {
+        let Some(group) = self.groups.iter().find(|g| g.name == group) else {
+            return Testimony::default();
+        };
+        let all = group.addresses.iter().chain(&group.gateways);
+        let addresses: Vec<_> = all.copied().take(RESOLVE_MAX).collect();
+        if addresses.is_empty() {
+            return Testimony::default();
+        }
+        let request = Request::Resolve { addresses: addresses.clone(), timeout_ms: RESOLVE_MS };
+        match self.ask(&request) {
+            Ok(Reply::Resolved { answers }) => testimony(addresses.len(), &answers),
+            _ => Testimony::default(),
+        }
+    }
+
+    /// Looks whether the group has arrived; whether packets do shows later.
+    fn verify(
+        &mut self,
+        group: Arc<str>,
+        epoch: u64,
+        testimony: Option<&Testimony>,
+        rate: Option<u32>,
+    ) {
+        self.arriving.remove(&group);
+        let status = self.status();
+        let result = status.and_then(|status| {
+            let words = judge(&status, &group, epoch, testimony)?;
+            let packets = status.groups.iter().find(|g| *g.name == *group).map_or(0, |g| g.packets);
+            Ok((words, packets))
+        });
+        match (result, rate.filter(|rate| *rate >= RATE_MIN)) {
+            (Ok((words, packets)), Some(rate)) => {
+                let since = boottime();
+                self.arriving.insert(group, Arriving { epoch, words, rate, packets, since });
+            }
+            (result, _) => {
+                let result = result.map(|(words, _)| words);
+                self.mail.send(Order::Verified { group, epoch, result });
+            }
+        }
+    }
+
+    fn arrivals(&mut self, status: &Status, now: Nanos) {
+        let mail = &self.mail;
+        self.arriving.retain(|group, waiting| {
+            let (passed, epoch) = (now.saturating_sub(waiting.since), waiting.epoch);
+            let packets = status.groups.iter().find(|g| *g.name == **group).map_or(0, |g| g.packets);
+            let came = packets.saturating_sub(waiting.packets);
+            // A tenth of what the peer had: clients may have given up, but not nearly all of them.
+            let wanted = u128::from(waiting.rate) * u128::from(passed) / 10_000_000_000;
+            let result = if passed >= PERIOD.1 && u128::from(came) >= wanted.max(1) {
+                Ok(format!("{}; packets arrive", waiting.words))
+            } else if passed >= ARRIVAL {
+                Err(format!(
+                    "{came} packets have arrived in a second; the other node had {} a second",
+                    waiting.rate
+                ))
+            } else {
+                return true;
+            };
+            mail.send(Order::Verified { group: Arc::clone(group), epoch, result });
+            false
+        });
+    }
+}
+
+fn talk(session: &mut BufReader<UnixStream>, request: &Request) -> Result<Reply, String> {
+    let mut line = serde_json::to_vec(request).map_err(|e| e.to_string())?;
+    line.push(b'\n');
+    session.get_mut().write_all(&line).map_err(|e| e.to_string())?;
+    let mut reply = Vec::new();
+    let read = session.by_ref().take(LINE_MAX as u64).read_until(b'\n', &mut reply);
+    read.map_err(|e| e.to_string())?;
+    if reply.last() != Some(&b'\n') {
+        return Err("the data plane closed the session".to_owned());
+    }
+    serde_json::from_slice(&reply).map_err(|e| e.to_string())
+}
+
+fn testimony(asked: usize, answers: &[Resolution]) -> Testimony {
+    let macs: BTreeSet<[u8; 6]> = answers.iter().filter_map(|a| mac(&a.mac)).collect();
+    let answered: BTreeSet<_> = answers.iter().map(|a| a.address).collect();
+    let short = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
+    Testimony {
+        macs: macs.into_iter().take(TESTIMONY_MACS).collect(),
+        silent: short(asked.saturating_sub(answered.len())),
+        asked: short(asked),
+    }
+}
+
+fn mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+fn show(mac: &[u8; 6]) -> String {
+    mac.map(|b| format!("{b:02x}")).join(":")
+}
+
+/// Whether the group has arrived, as far as can be seen at once: what was seen, or what is missing.
+fn judge(
+    status: &Status,
+    group: &str,
+    epoch: u64,
+    testimony: Option<&Testimony>,
+) -> Result<String, String> {
+    let lease = status.groups.iter().find(|g| g.name == group);
+    match lease {
+        None => return Err("the data plane does not know the group".to_owned()),
+        Some(g) if g.lease_ms == 0 || g.epoch != epoch => {
+            return Err("the data plane does not answer for it yet".to_owned());
+        }
+        Some(_) => {}
+    }
+    for interface in &status.interfaces {
+        if !interface.attached || interface.link != "up" {
+            let why = interface.problem.clone().unwrap_or_else(|| format!("link {}", interface.link));
+            return Err(format!("interface {} carries nothing: {why}", interface.name));
+        }
+    }
+    let count = status.interfaces.len();
+    let own = format!("{count} of {count} interfaces attached");
+    let Some(testimony) = testimony.filter(|t| t.asked > 0) else {
+        return Ok(format!("{own}; there is nobody to ask who answers for the addresses"));
+    };
+    let ours: BTreeSet<[u8; 6]> = status.interfaces.iter().filter_map(|i| mac(&i.mac)).collect();
+    if let Some(other) = testimony.macs.iter().find(|m| !ours.contains(*m)) {
+        return Err(format!(
+            "the other node sees {} answer for its addresses, which is none of our interfaces",
+            show(other)
+        ));
+    }
+    if testimony.silent > 0 {
+        let (silent, asked) = (testimony.silent, testimony.asked);
+        return Err(format!(
+            "the other node hears nobody answer for {silent} of its {asked} addresses"
+        ));
+    }
+    Ok(format!("{own}; the other node sees us answer for all addresses"))
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane_api::message::{GroupStatus, InterfaceStatus};
+
+    use super::*;
+
+    fn status() -> Status {
+        let interface = |name: &str, mac: &str| InterfaceStatus {
+            name: name.into(),
+            link: "up".into(),
+            attached: true,
+            mac: mac.into(),
+            ..InterfaceStatus::default()
+        };
+        let group =
+            GroupStatus { name: "web".into(), lease_ms: 90, epoch: 7, ..GroupStatus::default() };
+        Status {
+            interfaces: vec![
+                interface("eth0", "02:00:00:00:00:01"),
+                interface("eth1", "02:00:00:00:00:02"),
+            ],
+            groups: vec![group],
+            ..Status::default()
+        }
+    }
+
+    fn heard(macs: &[&str], silent: u8) -> Testimony {
+        Testimony { macs: macs.iter().map(|m| mac(m).unwrap()).collect(), silent, asked: 2 }
+    }
+
+    #[test]
+    fn a_takeover_is_good_when_every_interface_carries_it_and_the_peer_sees_us_answer() {
+        let good = heard(&["02:00:00:00:00:02"], 0);
+        let said = judge(&status(), "web", 7, Some(&good)).unwrap();
+        assert!(said.contains("2 of 2 interfaces") && said.contains("sees us"), "{said}");
+        assert!(judge(&status(), "web", 7, None).unwrap().contains("nobody to ask"));
+        let cannot = Testimony::default();
+        assert!(judge(&status(), "web", 7, Some(&cannot)).unwrap().contains("nobody to ask"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let bad = |status: &Status, epoch, testimony: &Testimony| {
+            judge(status, "web", epoch, Some(testimony)).unwrap_err()
+        };
+        let good = heard(&["02:00:00:00:00:02"], 0);
+        assert!(bad(&status(), 8, &good).contains("not answer for it yet"));
+        let stranger = heard(&["02:00:00:00:00:01", "02:00:00:00:00:99"], 0);
+        assert!(bad(&status(), 7, &stranger).contains("02:00:00:00:00:99"));
+        assert!(bad(&status(), 7, &heard(&[], 1)).contains("1 of its 2 addresses"));
+        let mut down = status();
+        down.interfaces[1].attached = false;
+        down.interfaces[1].problem = Some("no such device".into());
+        let said = bad(&down, 7, &good);
+        assert!(said.contains("eth1") && said.contains("no such device"), "{said}");
+        assert!(judge(&status(), "mail", 7, None).is_err());
+    }
+
+    #[test]
+    fn a_testimony_counts_addresses_and_voices() {
+        let answer = |address: [u8; 4], mac: &str| Resolution {
+            address: address.into(),
+            interface: "eth0".into(),
+            mac: mac.into(),
+        };
+        let answers = [
+            answer([192, 0, 2, 1], "02:00:00:00:00:01"),
+            answer([192, 0, 2, 1], "02:00:00:00:00:01"),
+            answer([192, 0, 2, 2], "02:00:00:00:00:03"),
+        ];
+        let found = testimony(3, &answers);
+        assert_eq!((found.asked, found.silent, found.macs.len()), (3, 1, 2));
+        assert_eq!(mac("02:00:00:00:00"), None);
+        assert_eq!(mac("02:00:00:00:00:0g"), None);
+    }
+}
