@@ -6,8 +6,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use control::config::{self, Errors, SHOWN_MAX};
 use control::failover::settings::{Link, Settings};
+use control::config::{self, Errors, Machine, SHOWN_MAX};
 use control::health::Health;
 use control::overrides::Overrides;
 use control::time::Instant;
@@ -25,9 +25,14 @@ fn plan(config: &config::Config) -> Snapshot {
 }
 
 fn golden(name: &str) {
+    golden_on(name, Machine::ANY);
+}
+
+fn golden_on(name: &str, machine: Machine) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config");
     let text = std::fs::read_to_string(dir.join(name).with_extension("toml")).unwrap();
-    let report = format!("{}\n", errors(&text));
+    let report = config::parse_with(&text, "xvip.toml", false, machine).unwrap_err();
+    let report = format!("{report}\n");
     let path = dir.join(name).with_extension("txt");
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &report).unwrap();
@@ -119,6 +124,22 @@ fn each_node_of_a_pair_reads_the_same_file_from_its_side() {
     let snapshot = plan(&one);
     assert_eq!(snapshot.groups.len(), 2);
     assert_eq!(snapshot.groups[0].gateways, a.groups[0].gateways);
+}
+
+#[test]
+fn what_this_machine_does_not_have_is_shown_where_it_is_named() {
+    let machine = Machine {
+        secret: |path| Err(format!("cannot open: {} is not there", path.display())),
+        group: |name| match name {
+            "xvip-operators" => Err(format!("there is no group `{name}`")),
+            _ => Ok(Some(7)),
+        },
+        page: |path| match path.ends_with("good.html") {
+            true => Ok(Some(b"<p>sorry".to_vec())),
+            false => Err("larger than 256 KiB".to_owned()),
+        },
+    };
+    golden_on("machine", machine);
 }
 
 #[test]
@@ -261,7 +282,7 @@ proptest! {
     #[test]
     fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ =
-            config::parse_bytes(&bytes, "x", false, &|_| Ok(())).map_err(|e| e.to_string());
+            config::parse_bytes(&bytes, "x", false, Machine::ANY).map_err(|e| e.to_string());
     }
 
     /// Files that are nearly right reach deeper than noise does.

@@ -1,17 +1,7 @@
 //! `type = "ftp"`, `"ftps"`: greeting, TLS and login if wanted, QUIT (RFC 959, 4217).
 
-use super::lines::{Action, Coded, Dialogue, Replies, command, refused};
-use super::secret::{Credentials, Login};
-use super::tls::Tls;
-
-/// A check of an FTP server's control connection.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Settings {
-    /// When TLS begins.
-    pub tls: Tls,
-    /// Who to log in as.
-    pub login: Option<Login>,
-}
+use super::lines::{Action, Coded, Dialogue, Replies, Settings, command, refused};
+use super::secret::Credentials;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -33,7 +23,7 @@ impl Ftp {
     /// Begins before the greeting.
     #[must_use]
     pub fn new(settings: &Settings, credentials: Option<Credentials>) -> Self {
-        let starttls = matches!(settings.tls, Tls::Start(_));
+        let starttls = settings.tls.is_start();
         Self { starttls, credentials, state: State::Greeting, replies: Replies::default() }
     }
 
@@ -88,6 +78,7 @@ impl Dialogue for Ftp {
 #[cfg(test)]
 mod tests {
     use super::super::lines::tests::play;
+    use super::super::tls::Tls;
     use super::*;
 
     fn login() -> Option<Credentials> {

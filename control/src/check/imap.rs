@@ -1,17 +1,7 @@
 //! `type = "imap"`, `"imaps"`: greeting, TLS and login if wanted, LOGOUT (RFC 9051).
 
-use super::lines::{Action, Dialogue, command, refused};
-use super::secret::{Credentials, Login};
-use super::tls::Tls;
-
-/// A check of an IMAP server.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Settings {
-    /// When TLS begins.
-    pub tls: Tls,
-    /// Who to log in as, with LOGIN.
-    pub login: Option<Login>,
-}
+use super::lines::{Action, Dialogue, Settings, command, refused};
+use super::secret::Credentials;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -32,7 +22,7 @@ impl Imap {
     /// Begins before the greeting.
     #[must_use]
     pub fn new(settings: &Settings, credentials: Option<Credentials>) -> Self {
-        let starttls = matches!(settings.tls, Tls::Start(_));
+        let starttls = settings.tls.is_start();
         Self { starttls, credentials, state: State::Greeting }
     }
 
@@ -112,6 +102,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::lines::tests::play;
+    use super::super::tls::Tls;
     use super::*;
 
     fn login() -> Option<Credentials> {

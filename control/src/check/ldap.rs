@@ -141,7 +141,7 @@ impl<'a> Dialog<'a> {
 
 impl Talk for Dialog<'_> {
     fn begin(&mut self) -> Step {
-        if matches!(self.settings.tls, Tls::Start(_)) { self.start_tls() } else { self.bind() }
+        if self.settings.tls.is_start() { self.start_tls() } else { self.bind() }
     }
 
     fn secured(&mut self) -> Step {

@@ -5,12 +5,23 @@
 //! whatever its bytes, makes this panic, grow without bound, or get raw into a reason.
 
 use super::outcome::printable_bytes;
+use super::secret::Login;
+use super::tls::Tls;
 
 /// Longest line, in bytes, without its end. RFC 5321 asks for 512, RFC 2449 for 512; greetings of
 /// real servers are longer now and then.
 pub const LINE_MAX: usize = 4096;
 /// Most lines of one conversation; a greeting or a list of capabilities has a dozen.
 pub const LINES_MAX: usize = 256;
+
+/// A check by a conversation that has no settings of its own: POP3, IMAP, FTP.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Settings {
+    /// When TLS begins.
+    pub tls: Tls,
+    /// Who to log in as: with USER and PASS, or LOGIN.
+    pub login: Option<Login>,
+}
 
 /// What the shell does next.
 #[derive(Clone, PartialEq, Eq)]

@@ -153,11 +153,11 @@ pub enum Kind {
     /// A mail server takes mail.
     Smtp(smtp::Settings),
     /// A POP3 server.
-    Pop3(pop3::Settings),
+    Pop3(lines::Settings),
     /// An IMAP server.
-    Imap(imap::Settings),
+    Imap(lines::Settings),
     /// An FTP server.
-    Ftp(ftp::Settings),
+    Ftp(lines::Settings),
     /// A news server.
     Nntp(nntp::Settings),
 }

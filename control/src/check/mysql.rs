@@ -1,12 +1,10 @@
 //! `type = "mysql"`: a MySQL or MariaDB server greets, lets us in, and answers a query.
 //!
 //! Packets of greeting and login are read and written by `mysql_common`, which also makes the
-//! answers of `mysql_native_password` and `caching_sha2_password`. No other plugin is let in: what
-//! sends the password in clear text would give it to whoever answers.
+//! answers to its challenges ([`plugin`]).
 
-use mysql_common::auth::plugins::caching_sha2_password::CachingSha2Password;
-use mysql_common::auth::plugins::mysql_native_password::MysqlNativePassword;
-use mysql_common::auth::plugins::{ChallengeResponsePlugin, Context};
+mod plugin;
+
 use mysql_common::constants::CapabilityFlags;
 use mysql_common::io::ParseBuf;
 use mysql_common::packets::{
@@ -14,6 +12,7 @@ use mysql_common::packets::{
 };
 use mysql_common::proto::MySerialize;
 
+use self::plugin::{Plugin, Secrets};
 use super::Outcome;
 use super::outcome::printable_bytes;
 use super::pattern::Pattern;
@@ -62,12 +61,6 @@ enum Stage {
     Rows,
 }
 
-#[derive(Debug)]
-enum Plugin {
-    Native(MysqlNativePassword),
-    Sha2(CachingSha2Password),
-}
-
 /// The conversation.
 pub struct Dialog<'a> {
     settings: &'a Settings,
@@ -80,31 +73,6 @@ pub struct Dialog<'a> {
     capabilities: CapabilityFlags,
     columns: u64,
     row: Option<Vec<u8>>,
-}
-
-/// What the plugins want to know.
-struct Secrets<'a> {
-    password: &'a [u8],
-    nonce: &'a [u8],
-    tls: bool,
-}
-
-impl Context for Secrets<'_> {
-    fn pass(&self) -> &[u8] {
-        self.password
-    }
-    fn is_ipc_transport(&self) -> bool {
-        false
-    }
-    fn is_tls_transport(&self) -> bool {
-        self.tls
-    }
-    fn scramble(&self) -> &[u8] {
-        self.nonce
-    }
-    fn server_key_pem(&self) -> Option<&[u8]> {
-        None
-    }
 }
 
 impl<'a> Dialog<'a> {
@@ -148,7 +116,7 @@ impl<'a> Dialog<'a> {
         self.plugin = greeting.auth_plugin_name_ref().unwrap_or_default().to_vec();
         self.capabilities =
             needed | CapabilityFlags::CLIENT_LONG_PASSWORD | CapabilityFlags::CLIENT_TRANSACTIONS;
-        if matches!(self.settings.tls, Tls::Off) {
+        if self.settings.tls.is_off() {
             return self.login();
         }
         if !greeting.capabilities().contains(CapabilityFlags::CLIENT_SSL) {
@@ -164,8 +132,7 @@ impl<'a> Dialog<'a> {
     /// The handshake response: user, database, and the answer to the challenge.
     fn login(&mut self) -> Step {
         // A plugin that is not ours is switched from: the server will ask for the user's own.
-        let ours = matches!(&self.plugin[..], b"mysql_native_password" | b"caching_sha2_password");
-        if !ours {
+        if Plugin::named(&self.plugin).is_err() {
             self.plugin = b"mysql_native_password".to_vec();
         }
         let answer = match self.challenge() {
@@ -190,30 +157,18 @@ impl<'a> Dialog<'a> {
 
     /// Starts the plugin; its answer to the nonce.
     fn challenge(&mut self) -> Result<Vec<u8>, String> {
-        let plugin = match &self.plugin[..] {
-            b"mysql_native_password" => Plugin::Native(MysqlNativePassword::default()),
-            b"caching_sha2_password" => Plugin::Sha2(CachingSha2Password::default()),
-            other => {
-                let name = printable_bytes(other.get(..40).unwrap_or(other));
-                return Err(format!("login by `{name}` is not supported"));
-            }
-        };
+        let plugin = Plugin::named(&self.plugin)?;
         self.stage = Stage::Login(plugin);
         let nonce = self.nonce.clone();
         self.answer(&nonce).map(Option::unwrap_or_default)
     }
 
     fn answer(&mut self, challenge: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        let tls = !matches!(self.settings.tls, Tls::Off);
+        let tls = !self.settings.tls.is_off();
         let Self { password, nonce, stage, .. } = self;
         let secrets = Secrets { password: password.as_bytes(), nonce, tls };
         let Stage::Login(plugin) = stage else { return Err("a challenge at no time".to_owned()) };
-        let response = match plugin {
-            Plugin::Native(plugin) => plugin.run(secrets, challenge),
-            Plugin::Sha2(plugin) => plugin.run(secrets, challenge),
-        };
-        let response = response.map_err(|e| format!("login: {e}"))?;
-        Ok(response.data().map(<[u8]>::to_vec))
+        plugin.answer(challenge, secrets)
     }
 
     /// A packet during login.
@@ -248,7 +203,7 @@ impl<'a> Dialog<'a> {
             Ok(None) => Step::Listen,
             // Without TLS the plugin would ask for a key and encrypt the password with it, whoever
             // it is from.
-            Ok(Some(_)) if matches!(self.settings.tls, Tls::Off) => {
+            Ok(Some(_)) if self.settings.tls.is_off() => {
                 Step::down("the server wants the whole password, which goes only over TLS: set tls")
             }
             Ok(Some(answer)) => Step::Send(self.packet(&answer)),

@@ -60,7 +60,7 @@ impl Dialogue for Nntp<'_> {
             Coded::More | Coded::Bad => return refused(self.awaited(), "a reply of NNTP", line),
         };
         match (self.state, code) {
-            (State::Greeting, 200 | 201) if matches!(self.settings.tls, Tls::Start(_)) => {
+            (State::Greeting, 200 | 201) if self.settings.tls.is_start() => {
                 self.state = State::StartTls;
                 command("STARTTLS")
             }

@@ -96,7 +96,7 @@ impl<'a> Dialog<'a> {
                 Step::Listen
             }
             Message::AuthenticationCleartextPassword => {
-                if matches!(self.settings.tls, Tls::Off) {
+                if self.settings.tls.is_off() {
                     return Step::down("the server wants the password in clear text: set tls");
                 }
                 write(|buffer| frontend::password_message(self.password.as_bytes(), buffer))
@@ -193,7 +193,7 @@ impl<'a> Dialog<'a> {
 
 impl Talk for Dialog<'_> {
     fn begin(&mut self) -> Step {
-        if self.settings.user.is_some() && matches!(self.settings.tls, Tls::Off) {
+        if self.settings.user.is_some() && self.settings.tls.is_off() {
             return self.startup();
         }
         let mut buffer = BytesMut::new();

@@ -45,7 +45,7 @@ impl<'a> Smtp<'a> {
             state: State::Greeting,
             replies: Replies::default(),
             starttls_offered: false,
-            secured: !matches!(settings.tls, Tls::Start(_)),
+            secured: !settings.tls.is_start(),
         }
     }
 

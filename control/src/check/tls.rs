@@ -51,6 +51,18 @@ pub enum Tls {
 }
 
 impl Tls {
+    /// Whether the protocol has a command for it.
+    #[must_use]
+    pub const fn is_start(&self) -> bool {
+        matches!(self, Self::Start(_))
+    }
+
+    /// Whether everything goes in clear text.
+    #[must_use]
+    pub const fn is_off(&self) -> bool {
+        matches!(self, Self::Off)
+    }
+
     /// The name of a kind: `with` if TLS begins with the connection.
     #[must_use]
     pub(super) const fn pick(&self, without: &'static str, with: &'static str) -> &'static str {

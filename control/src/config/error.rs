@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::Serialize;
+
+use super::machine::Machine;
 
 /// Errors shown for one file; a file with more is beyond reading them all.
 pub const SHOWN_MAX: usize = 50;
@@ -67,6 +69,8 @@ pub(super) struct Sink {
     more: usize,
     /// Everybody can read the file: it must hold no secret.
     pub(super) public: bool,
+    /// The machine that the file is for.
+    pub(super) machine: Machine,
     /// Where secrets stand; no picture shows them.
     secrets: Vec<Range<usize>>,
     /// Files with secrets, and where they are named.
@@ -80,9 +84,9 @@ impl Sink {
     }
 
     /// Looks at every file with a secret.
-    pub(super) fn inspect_secrets(&mut self, inspect: &dyn Fn(&Path) -> Result<(), String>) {
+    pub(super) fn inspect_secrets(&mut self) {
         for (path, span) in std::mem::take(&mut self.secret_files) {
-            if let Err(message) = inspect(&path) {
+            if let Err(message) = (self.machine.secret)(&path) {
                 let message = format!("{}: {}", printable(&path.display().to_string()), message);
                 self.push(Error::new(span, message, "a file that others cannot read"));
             }

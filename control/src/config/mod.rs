@@ -6,12 +6,14 @@
 mod alert;
 mod check;
 mod checks;
+mod control;
 mod duration;
 mod error;
 mod ha;
 mod health;
 pub mod keys;
 mod lines;
+mod machine;
 mod read;
 mod service;
 mod spare;
@@ -19,9 +21,7 @@ mod suggest;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use dataplane_api::service::{
     CopyMode, Engine, Interface, LocalPool, Poll, PortRange, ReplyPath, Service, Timeouts, XdpMode,
@@ -30,10 +30,12 @@ use toml::de::{DeTable, DeValue};
 
 pub use alert::TARGETS_MAX;
 pub use checks::CHECKS_MAX;
+pub use control::{Control, Group, OnStop};
 pub use duration::{parse as parse_duration, show as show_duration};
 use error::{Error, Sink, printable};
 pub use error::{Errors, Finding, SHOWN_MAX};
 pub use lines::{LINES_MAX, Line};
+pub use machine::Machine;
 use read::{At, Section, as_integer, wrong_type};
 pub(crate) use suggest::nearest;
 
@@ -125,69 +127,24 @@ pub struct Node {
     pub name: Option<String>,
 }
 
-/// `[control]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Control {
-    /// How long the data plane answers for the VIPs without hearing from control.
-    pub lease: Duration,
-    /// What an orderly stop does with the VIPs.
-    pub on_stop: OnStop,
-    /// Who may do everything on the control socket, beside root and control's own user.
-    pub operators: Option<Group>,
-    /// Who may look.
-    pub readers: Option<Group>,
-    /// Directory whose files take reals out.
-    pub maintenance_dir: Option<PathBuf>,
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Self {
-            lease: Duration::from_secs(3),
-            on_stop: OnStop::Release,
-            operators: None,
-            readers: None,
-            maintenance_dir: None,
-        }
-    }
-}
-
-/// A group of users.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// Name, or number as text.
-    pub name: String,
-    /// Number; the shell fills it in ([`crate::io`]), since only the system knows.
-    pub gid: Option<u32>,
-}
-
-/// What an orderly stop of control does with the VIPs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnStop {
-    /// Gives them up at once.
-    Release,
-    /// Lets the lease run out, so that a quick restart goes unnoticed.
-    Keep,
-}
-
 /// Reads `text`; `file` is its name in messages.
 ///
 /// # Errors
 /// Everything that is wrong, up to [`SHOWN_MAX`] errors in detail.
 pub fn parse(text: &str, file: &str) -> Result<Config, Errors> {
-    parse_with(text, file, false, &|_| Ok(()))
+    parse_with(text, file, false, Machine::ANY)
 }
 
-/// As [`parse`]; `public`: everybody can read the file, so that it must hold no secret; `inspect`
-/// says what is wrong with a file that holds one, if anything is.
+/// As [`parse`]; `public`: everybody can read the file, so that it must hold no secret; `machine` is
+/// asked for what the file only names.
 ///
 /// # Errors
-/// As [`parse`], and what `inspect` finds.
+/// As [`parse`], and what `machine` does not have.
 pub fn parse_with(
     text: &str,
     file: &str,
     public: bool,
-    inspect: &dyn Fn(&Path) -> Result<(), String>,
+    machine: Machine,
 ) -> Result<Config, Errors> {
     if text.len() as u64 > FILE_MAX {
         return Err(Errors::unreadable(file, "file is larger than 4 MiB", None));
@@ -198,7 +155,7 @@ pub fn parse_with(
     }
     let (table, syntax) = DeTable::parse_recoverable(text);
     let mut sink = Sink::default();
-    sink.public = public;
+    (sink.public, sink.machine) = (public, machine);
     for error in &syntax {
         let span = error.span().unwrap_or_default();
         // A repeated report on one place says nothing new.
@@ -211,7 +168,7 @@ pub fn parse_with(
     if config.ha.is_some() && sink.is_empty() {
         config.lines = lines::read(table.get_ref(), text, sink.secrets()).into();
     }
-    sink.inspect_secrets(inspect);
+    sink.inspect_secrets();
     if sink.is_empty() { Ok(config) } else { Err(sink.report(text, file)) }
 }
 
@@ -223,10 +180,10 @@ pub fn parse_bytes(
     bytes: &[u8],
     file: &str,
     public: bool,
-    inspect: &dyn Fn(&Path) -> Result<(), String>,
+    machine: Machine,
 ) -> Result<Config, Errors> {
     match std::str::from_utf8(bytes) {
-        Ok(text) => parse_with(text, file, public, inspect),
+        Ok(text) => parse_with(text, file, public, machine),
         Err(error) => {
             let before = &bytes[..error.valid_up_to()];
             let line = before.iter().filter(|b| **b == b'\n').count() + 1;
@@ -244,7 +201,7 @@ fn printable_message(message: &str) -> String {
 fn read(table: &DeTable<'_>, end: usize, sink: &mut Sink) -> Config {
     let top = Section::open(table, 0..0, "the file", keys::TOP, sink);
     let node = node(&top, sink);
-    let control = control(&top, sink);
+    let control = control::read(&top, sink);
     let engine = engine(&top, sink);
     let interfaces = interfaces(&top, end, sink);
     let timeouts = match top.section("timeouts", "[timeouts]", keys::TIMEOUTS, sink) {
@@ -259,12 +216,13 @@ fn read(table: &DeTable<'_>, end: usize, sink: &mut Sink) -> Config {
             s.choice("path", &paths, sink)
         })
         .unwrap_or_default();
-    let placed: Vec<_> = top
+    let mut placed: Vec<_> = top
         .sections("service", "[[service]]", keys::SERVICE, sink)
         .iter()
         .map(|s| service::read(s, timeouts, sink))
         .collect();
     check::check(&placed, &local, &local_spans, sink);
+    spare::pages(&mut placed, sink);
     let names: Vec<&str> = placed.iter().map(|p| p.service.name.as_str()).collect();
     let (alert, metrics) = (alert::read(&top, &names, sink), alert::metrics(&top, sink));
     let ha = ha::read(&top, &ha::Around { node: &node, services: &placed, local: &local }, sink);
@@ -308,42 +266,6 @@ fn node(top: &Section<'_>, sink: &mut Sink) -> Node {
     let section = top.section("node", "[node]", keys::NODE, sink);
     let name = section.and_then(|s| checked_name(&s, "name", sink));
     Node { name: name.map(|n| n.value.to_owned()) }
-}
-
-fn control(top: &Section<'_>, sink: &mut Sink) -> Control {
-    let mut control = Control::default();
-    if let Some(s) = top.section("control", "[control]", keys::CONTROL, sink) {
-        let range = Duration::from_millis(500)..=Duration::from_secs(60);
-        control.lease = s.duration("lease", range, sink).unwrap_or(control.lease);
-        let stops = [("release", OnStop::Release), ("keep", OnStop::Keep)];
-        control.on_stop = s.choice("on_stop", &stops, sink).unwrap_or(control.on_stop);
-        control.operators = group(&s, "operators", sink);
-        control.readers = group(&s, "readers", sink);
-        control.maintenance_dir = directory(&s, "maintenance_dir", sink);
-    }
-    control
-}
-
-fn group(section: &Section<'_>, key: &str, sink: &mut Sink) -> Option<Group> {
-    let name = section.string(key, sink)?;
-    // What groupadd(8) accepts, or a number.
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-$".contains(&b);
-    if (1..=32).contains(&name.value.len()) && name.value.bytes().all(allowed) {
-        return Some(Group { name: name.value.to_owned(), gid: None });
-    }
-    let message = format!("`{}` is not the name of a group", printable(name.value));
-    sink.push(Error::new(name.span, message, "expected a name like \"xvip\", or a number"));
-    None
-}
-
-fn directory(section: &Section<'_>, key: &str, sink: &mut Sink) -> Option<PathBuf> {
-    let path = section.string(key, sink)?;
-    if path.value.starts_with('/') && !path.value.contains('\0') && path.value.len() < 4096 {
-        return Some(PathBuf::from(path.value));
-    }
-    let message = format!("`{}` is not an absolute path", printable(path.value));
-    sink.push(Error::new(path.span, message, "expected like \"/etc/xvip/maintenance\""));
-    None
 }
 
 fn engine(top: &Section<'_>, sink: &mut Sink) -> Engine {

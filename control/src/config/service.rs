@@ -57,14 +57,15 @@ pub(super) struct Placed {
     /// The checks of each of `service.reals`.
     pub(super) checks: Vec<Arc<[Check]>>,
     pub(super) health: Rules,
-    pub(super) sorry: Option<Sorry>,
+    /// With the place of what is said.
+    pub(super) sorry: Option<(Sorry, Range<usize>)>,
 }
 
 impl Placed {
     /// Without the places.
     pub(super) fn entry(self) -> Entry {
         let Self { service, checks, health, sorry, .. } = self;
-        Entry { service, checks, health, sorry }
+        Entry { service, checks, health, sorry: sorry.map(|(s, _)| s) }
     }
 }
 

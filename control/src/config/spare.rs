@@ -1,5 +1,6 @@
 //! What a service does when none of its reals is left: `fallback` and `sorry`.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use dataplane_api::service::{Forwarding, Listen, Protocol, Real, Weight};
@@ -8,7 +9,9 @@ use toml::de::DeValue;
 use super::error::{Error, Sink, printable};
 use super::keys;
 use super::read::Section;
-use super::service::{bad_address, check_address, check_port_kept, parse_address, show_address};
+use super::service::{
+    Placed, bad_address, check_address, check_port_kept, parse_address, show_address,
+};
 use crate::sorry::{PORTS_MAX, Sorry};
 
 /// Most fallbacks of a service.
@@ -72,14 +75,15 @@ pub(super) fn fallback(
     found
 }
 
-/// Reads `sorry`: a table, or `true` for the built-in page.
+/// Reads `sorry`: a table, or `true` for the built-in page. With the place of what it says.
 pub(super) fn sorry(
     section: &Section<'_>,
     protocol: Protocol,
     listen: &[Listen],
     sink: &mut Sink,
-) -> Option<Sorry> {
+) -> Option<(Sorry, Range<usize>)> {
     let value = section.value("sorry")?;
+    let mut place = value.span();
     let mut sorry = Sorry { file: None, retry_after_s: 30, page: None };
     match value.get_ref() {
         DeValue::Boolean(true) => {}
@@ -89,6 +93,7 @@ pub(super) fn sorry(
             if let Some(path) = s.string("file", sink) {
                 if path.value.starts_with('/') && !path.value.contains('\0') {
                     sorry.file = Some(PathBuf::from(path.value));
+                    place = path.span;
                 } else {
                     let message = format!("`{}` is not an absolute path", printable(path.value));
                     let allowed = "expected like \"/etc/xvip/sorry.html\"";
@@ -103,7 +108,7 @@ pub(super) fn sorry(
             sorry.retry_after_s = seconds;
         }
     }
-    let ports: usize = listen.iter().map(|l| usize::from(l.ports.last - l.ports.first) + 1).sum();
+    let ports = ports(listen);
     let complaint = if protocol != Protocol::Tcp {
         Some("the sorry page is for TCP services".to_owned())
     } else if section.value("fallback").is_some() {
@@ -115,6 +120,34 @@ pub(super) fn sorry(
     };
     if let Some(complaint) = complaint {
         sink.push(Error::new(value.span(), complaint, "remove `sorry`"));
+        return None;
     }
-    Some(sorry)
+    Some((sorry, place))
+}
+
+fn ports(listen: &[Listen]) -> usize {
+    listen.iter().map(|l| usize::from(l.ports.last - l.ports.first) + 1).sum()
+}
+
+/// Has the pages in files of their own read, as many as may be.
+pub(super) fn pages(services: &mut [Placed], sink: &mut Sink) {
+    let mut total = 0;
+    for placed in services {
+        let Some((sorry, place)) = &mut placed.sorry else { continue };
+        total += ports(&placed.service.listen);
+        if total > PORTS_MAX {
+            let message = format!("sorry pages at more than {PORTS_MAX} ports over all services");
+            sink.push(Error::new(place.clone(), message, "one too many"));
+            return;
+        }
+        let Some(path) = &sorry.file else { continue };
+        match (sink.machine.page)(path) {
+            Ok(page) => sorry.page = page.map(Into::into),
+            Err(why) => {
+                let message = format!("{}: {why}", printable(&path.display().to_string()));
+                let error = Error::new(place.clone(), message, "a file with a page");
+                sink.push(error.help("`sorry = true` takes the built-in page"));
+            }
+        }
+    }
 }

@@ -1,13 +1,10 @@
 //! Reads the configuration file. The only place that opens it.
 
-use std::fs::OpenOptions;
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::OFlags;
-
-use super::{here, secret};
+use super::here::{self, HERE};
+use super::regular::{Problem, Regular};
 use crate::config::{self, Config, Errors, FILE_MAX};
 
 /// Reads and validates the whole file.
@@ -17,32 +14,15 @@ use crate::config::{self, Config, Errors, FILE_MAX};
 /// machine does not have.
 pub fn load(path: &Path) -> Result<Config, Errors> {
     let name = path.display().to_string();
-    let read = read(path).map_err(|message| Errors::unreadable(&name, message, None))?;
-    here::complete(config::parse_bytes(&read.bytes, &name, read.public, &secret::inspect)?, &name)
+    let (bytes, public) =
+        read(path).map_err(|problem| Errors::unreadable(&name, problem.to_string(), None))?;
+    here::complete(config::parse_bytes(&bytes, &name, public, HERE)?, &name)
 }
 
-struct Contents {
-    bytes: Vec<u8>,
-    /// Everybody can read it.
-    public: bool,
-}
-
-fn read(path: &Path) -> Result<Contents, String> {
-    // Non-blocking, so that a FIFO put in the file's place cannot hold us.
-    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
-    let file = file.map_err(|e| format!("cannot open: {e}"))?;
-    let metadata = file.metadata().map_err(|e| format!("cannot examine: {e}"))?;
-    if !metadata.is_file() {
-        return Err("not a regular file".to_owned());
-    }
-    let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that is too long from one that just fits.
-    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot read: {e}"))?;
-    if bytes.len() as u64 > FILE_MAX {
-        return Err(format!("file is larger than {} MiB", FILE_MAX >> 20));
-    }
-    Ok(Contents { bytes, public: metadata.mode() & 0o004 != 0 })
+/// Its bytes, and whether everybody can read it.
+fn read(path: &Path) -> Result<(Vec<u8>, bool), Problem> {
+    let file = Regular::open(path)?;
+    Ok((file.whole(FILE_MAX)?, file.metadata().mode() & 0o004 != 0))
 }
 
 #[cfg(test)]

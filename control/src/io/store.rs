@@ -4,16 +4,16 @@
 //! its own and nobody else; only the newest state is waited with.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::Event;
+use super::regular::{Problem, Regular};
 use crate::node::Input;
 use crate::overrides::{FILE_MAX, Overrides, decode};
 
@@ -30,8 +30,7 @@ pub(super) fn load(directory: &Path, unix_ms: u64) -> (Overrides, Option<String>
         Ok(Some(bytes)) => bytes,
         Ok(None) => return (Overrides::default(), None),
         Err(error) => {
-            let problem =
-                format!("cannot read {shown}: {error}; the overrides in it are not in force");
+            let problem = format!("{shown}: {error}; the overrides in it are not in force");
             return (Overrides::default(), Some(problem));
         }
     };
@@ -50,20 +49,14 @@ pub(super) fn load(directory: &Path, unix_ms: u64) -> (Overrides, Option<String>
 }
 
 /// The bytes of the file; `None` if there is none.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
-    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
-    let file = match file {
+fn read(path: &Path) -> Result<Option<Vec<u8>>, Problem> {
+    let file = match Regular::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
+        Err(problem) if problem.is_absent() => return Ok(None),
+        Err(problem) => return Err(problem),
     };
-    if !file.metadata().map_err(|e| e.to_string())?.is_file() {
-        return Err("not a regular file".to_owned());
-    }
-    let mut bytes = Vec::new();
-    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    Ok(Some(bytes))
+    // One that is too long is broken, and set aside like any other that is.
+    file.beginning(FILE_MAX + 1).map(Some)
 }
 
 /// Writes the file so that after a crash it is the old or the new one.

@@ -29,6 +29,16 @@ while True:
 """
 
 
+@contextlib.contextmanager
+def removed_after(name):
+    """Shared memory of the service, in the end."""
+    try:
+        yield
+    finally:
+        for left in pathlib.Path("/dev/shm").glob(f"{name}-*"):
+            left.unlink(missing_ok=True)
+
+
 def tests(cls):
     """Every test of these groups starts its own servers."""
     for name in cls.tests():
@@ -247,7 +257,9 @@ visible_hostname lab
         web = self.lab.server("origin", ["/usr/bin/python3", "-m", "http.server", "8080", "--bind", ADDRESS,
                                          "--directory", self._pages()], 8080)
         page = {"type": "http_proxy", "url": f"http://{ADDRESS}:8080/page.html"}
-        with self.serving("squid", ["/usr/sbin/squid", "-N", "-f", conf], 3128):
+        # Its shared memory is named after the service: of its own here, since nobody else removes it.
+        name = f"xve2e{os.getpid()}"
+        with removed_after(name), self.serving("squid", ["/usr/sbin/squid", "-N", "-n", name, "-f", conf], 3128):
             self.down(3128, "status 407", **page)
             self.up(3128, user="probe", password_file=self.password_file(), body="systems fine", **page)
             self.down(3128, "status 407", user="probe", password_file=self.password_file("wrong"), **page)

@@ -3,7 +3,8 @@
 
 use super::Context;
 use super::common::{When, login, tls, token};
-use crate::check::{Kind, ftp, imap, nntp, pop3, smtp};
+use crate::check::lines::Settings;
+use crate::check::{Kind, nntp, smtp};
 use crate::config::error::Sink;
 use crate::config::read::Section;
 
@@ -29,32 +30,32 @@ fn mail(s: &Section<'_>, default: When, sink: &mut Sink) -> Kind {
 
 pub(super) fn pop3(s: &Section<'_>, _: &Context<'_>, sink: &mut Sink) -> Option<Kind> {
     let tls = tls(s, WORDS, When::Off, sink);
-    Some(Kind::Pop3(pop3::Settings { tls, login: login(s, sink) }))
+    Some(Kind::Pop3(Settings { tls, login: login(s, sink) }))
 }
 
 pub(super) fn pop3s(s: &Section<'_>, _: &Context<'_>, sink: &mut Sink) -> Option<Kind> {
     let tls = tls(s, WORDS, When::On, sink);
-    Some(Kind::Pop3(pop3::Settings { tls, login: login(s, sink) }))
+    Some(Kind::Pop3(Settings { tls, login: login(s, sink) }))
 }
 
 pub(super) fn imap(s: &Section<'_>, _: &Context<'_>, sink: &mut Sink) -> Option<Kind> {
     let tls = tls(s, WORDS, When::Off, sink);
-    Some(Kind::Imap(imap::Settings { tls, login: login(s, sink) }))
+    Some(Kind::Imap(Settings { tls, login: login(s, sink) }))
 }
 
 pub(super) fn imaps(s: &Section<'_>, _: &Context<'_>, sink: &mut Sink) -> Option<Kind> {
     let tls = tls(s, WORDS, When::On, sink);
-    Some(Kind::Imap(imap::Settings { tls, login: login(s, sink) }))
+    Some(Kind::Imap(Settings { tls, login: login(s, sink) }))
 }
 
 pub(super) fn ftp(s: &Section<'_>, _: &Context<'_>, sink: &mut Sink) -> Option<Kind> {
     let tls = tls(s, WORDS, When::Off, sink);
-    Some(Kind::Ftp(ftp::Settings { tls, login: login(s, sink) }))
+    Some(Kind::Ftp(Settings { tls, login: login(s, sink) }))
 }
 
 pub(super) fn ftps(s: &Section<'_>, _: &Context<'_>, sink: &mut Sink) -> Option<Kind> {
     let tls = tls(s, WORDS, When::On, sink);
-    Some(Kind::Ftp(ftp::Settings { tls, login: login(s, sink) }))
+    Some(Kind::Ftp(Settings { tls, login: login(s, sink) }))
 }
 
 pub(super) fn nntp(s: &Section<'_>, _: &Context<'_>, sink: &mut Sink) -> Option<Kind> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{net, secret, tls};
-use crate::check::lines::{Action, Dialogue, Lines};
+use crate::check::lines::{Action, Dialogue, Lines, Settings};
 use crate::check::secret::{Credentials, Login};
 use crate::check::tls::Tls;
 use crate::check::{Outcome, Passed, Target, ftp, imap, nntp, pop3, smtp};
@@ -18,17 +18,17 @@ pub(super) async fn smtp(settings: &smtp::Settings, target: &Target) -> Outcome 
     talk(&settings.tls, settings.login.as_ref(), target, begin).await
 }
 
-pub(super) async fn pop3(settings: &pop3::Settings, target: &Target) -> Outcome {
+pub(super) async fn pop3(settings: &Settings, target: &Target) -> Outcome {
     let begin = |login| pop3::Pop3::new(settings, login);
     talk(&settings.tls, settings.login.as_ref(), target, begin).await
 }
 
-pub(super) async fn imap(settings: &imap::Settings, target: &Target) -> Outcome {
+pub(super) async fn imap(settings: &Settings, target: &Target) -> Outcome {
     let begin = |login| imap::Imap::new(settings, login);
     talk(&settings.tls, settings.login.as_ref(), target, begin).await
 }
 
-pub(super) async fn ftp(settings: &ftp::Settings, target: &Target) -> Outcome {
+pub(super) async fn ftp(settings: &Settings, target: &Target) -> Outcome {
     let begin = |login| ftp::Ftp::new(settings, login);
     talk(&settings.tls, settings.login.as_ref(), target, begin).await
 }

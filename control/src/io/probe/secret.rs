@@ -2,14 +2,10 @@
 //! for each run, so that a change counts at once, and on a helper thread, so that a disk that hangs
 //! holds up no other check. What is wrong with a file says nothing of the server: "cannot check".
 
-use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
-
+use super::super::regular::{Problem, Regular};
 use crate::check::Outcome;
 use crate::check::secret::{Credentials, Login, Secret};
 
@@ -76,19 +72,13 @@ pub(super) enum Readers {
     All,
 }
 
-/// Opens a regular file; a FIFO in its place does not hold us.
-pub(super) fn open(path: &Path, what: &str, readers: Readers) -> Result<File, Outcome> {
-    let shown = path.display();
-    let cannot = |e| Outcome::cannot_run(format!("{what}: cannot read {shown}: {e}"));
-    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
-    let file = file.map_err(cannot)?;
-    let metadata = file.metadata().map_err(cannot)?;
-    if !metadata.is_file() {
-        return Err(Outcome::cannot_run(format!("{what}: {shown} is not a regular file")));
-    }
-    if readers == Readers::Few && metadata.mode() & 0o006 != 0 {
-        let mode = metadata.mode() & 0o777;
+/// Opens a regular file that only `readers` can read.
+pub(super) fn open(path: &Path, what: &str, readers: Readers) -> Result<Regular, Outcome> {
+    let file = Regular::open(path).map_err(|problem| cannot(path, what, &problem))?;
+    if readers == Readers::Few
+        && let Some(mode) = file.mode_for_others()
+    {
+        let shown = path.display();
         return Err(Outcome::cannot_run(format!(
             "{what}: everybody can read {shown} (mode {mode:04o}); run `chmod 640 {shown}`"
         )));
@@ -98,16 +88,17 @@ pub(super) fn open(path: &Path, what: &str, readers: Readers) -> Result<File, Ou
 
 /// A whole file of at most `max` bytes.
 pub(super) fn read(path: &Path, what: &str, max: u64, who: Readers) -> Result<Vec<u8>, Outcome> {
-    let file = open(path, what, who)?;
+    open(path, what, who)?.whole(max).map_err(|problem| cannot(path, what, &problem))
+}
+
+fn cannot(path: &Path, what: &str, problem: &Problem) -> Outcome {
     let shown = path.display();
-    let mut bytes = Vec::new();
-    let got = file.take(max + 1).read_to_end(&mut bytes);
-    got.map_err(|e| Outcome::cannot_run(format!("{what}: cannot read {shown}: {e}")))?;
-    if bytes.len() as u64 > max {
-        let complaint = format!("{what}: {shown} is larger than {max} bytes");
-        return Err(Outcome::cannot_run(complaint));
-    }
-    Ok(bytes)
+    Outcome::cannot_run(match problem {
+        Problem::Open(error) | Problem::Examine(error) | Problem::Read(error) => {
+            format!("{what}: cannot read {shown}: {error}")
+        }
+        Problem::NotRegular | Problem::Larger(_) => format!("{what}: {shown} is {problem}"),
+    })
 }
 
 #[cfg(test)]

@@ -196,9 +196,8 @@ fn stamps(settings: &Settings) -> Result<Vec<Stamp>, Outcome> {
 }
 
 fn stamp(path: &Path, what: &str, readers: Readers) -> Result<Stamp, Outcome> {
-    let metadata = open(path, what, readers)?.metadata();
-    let cannot = |e| Outcome::cannot_run(format!("{what}: cannot examine {}: {e}", path.display()));
-    let m = metadata.map_err(cannot)?;
+    let file = open(path, what, readers)?;
+    let m = file.metadata();
     let changed = (m.ctime(), m.ctime_nsec());
     Ok(Stamp { device: m.dev(), inode: m.ino(), size: m.size(), changed })
 }
