@@ -539,6 +539,38 @@ fn a_real_behind_a_gateway_address_answers_its_clients() {
     assert!(Command::new("ip").args(ping).stdout(Stdio::null()).status().unwrap().success());
 }
 
+#[test]
+fn interfaces_listen_where_neighbours_ask_for_our_ipv6_addresses() {
+    if !lab::is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    let maddr = || {
+        let arguments = ["-n", rig.us.name(), "maddr", "show", "dev", "eth0"];
+        let output = Command::new("ip").args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let eventually = |what: &str, met: &dyn Fn(&str) -> bool| {
+        let deadline = soon();
+        while !met(&maddr()) {
+            assert!(clock::now() < deadline, "{what}: {}", maddr());
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    };
+    // That of 2001:db8::10; no lease is needed.
+    eventually("joined", &|text| text.contains("33:33:ff:00:00:10"));
+    rig.us.ip("link del eth0");
+    rig.us.ip(&format!("link add eth0 type veth peer name lan0 netns {}", rig.lan.name()));
+    rig.us.ip("link set eth0 up");
+    rig.lan.ip("link set lan0 up");
+    eventually("joined again", &|text| text.contains("33:33:ff:00:00:10"));
+    let mut without = snapshot(json!([]));
+    without.services.retain(|service| service.name != "web6");
+    let applied = rig.session().ask(&Request::Apply { snapshot: Box::new(without) });
+    assert!(matches!(applied, Reply::Applied { .. }), "{applied:?}");
+    eventually("left", &|text| !text.contains("33:33:ff:00:00:10"));
+}
+
 /// Set in the child of the test below.
 const CASE: &str = "XVIP_CLOCK_CASE";
 

@@ -29,10 +29,11 @@ def missing_binaries():
 class Balancer:
     """One data plane, one control process, one configuration file."""
 
-    def __init__(self, network, node, instance, directory):
+    def __init__(self, network, node, instance, directory, label=""):
         self.net = network
         self.node = node
         self.instance = instance
+        self.label = label  # before the names of its processes, where there are several balancers
         self.directory = pathlib.Path(directory)
         self.config = self.directory / "xvip.toml"
         self.run_dir = pathlib.Path("/run") / instance
@@ -55,7 +56,7 @@ class Balancer:
     def start_dataplane(self):
         """Starts the data plane. It knows nothing until control has spoken to it."""
         self.starts += 1
-        self.dataplane = self.net.start(self.node, f"dataplane-{self.starts}", [
+        self.dataplane = self.net.start(self.node, f"{self.label}dataplane-{self.starts}", [
             binary_directory() / "xvip-dataplane", "--instance", self.instance,
             "--run-dir", self.run_dir])
         return self.dataplane
@@ -63,7 +64,7 @@ class Balancer:
     def start_control(self):
         """Starts the control process."""
         self.starts += 1
-        self.control = self.net.start(self.node, f"control-{self.starts}", [
+        self.control = self.net.start(self.node, f"{self.label}control-{self.starts}", [
             binary_directory() / "xvip-control", "--config", self.config,
             "--instance", self.instance, "--run-dir", self.run_dir, "--state-dir", self.state_dir])
         return self.control
@@ -93,10 +94,14 @@ class Balancer:
 
     end = stop
 
+    def processes(self):
+        """Those that were started and not stopped."""
+        return [p for p in (self.dataplane, self.control) if p is not None]
+
     def alive(self):
         """Raises with the log's end if a process has died by itself."""
-        for process in (self.dataplane, self.control):
-            if process is not None and not process.alive():
+        for process in self.processes():
+            if not process.alive():
                 raise wait.Fatal(
                     f"{process.name} ended with {process.popen.returncode}:\n{process.tail()}")
 
@@ -193,7 +198,7 @@ class Balancer:
         try:
             wait.until(lambda: self.ready(interfaces), "xvip status says ready", seconds, 0.05)
         except wait.Timeout as error:
-            logs = "\n".join(f"--- {p.name}\n{p.tail()}" for p in (self.dataplane, self.control) if p)
+            logs = "\n".join(f"--- {p.name}\n{p.tail()}" for p in self.processes())
             raise wait.Timeout(f"{error}\n{logs}") from None
 
     # -- traces on the machine ----------------------------------------------------------------

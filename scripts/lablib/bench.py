@@ -141,6 +141,10 @@ class NoBalancer:
 
     dataplane = control = None
 
+    def processes(self):
+        """None of it runs."""
+        return []
+
     def alive(self):
         """There is none that could be dead."""
 

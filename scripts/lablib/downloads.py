@@ -3,7 +3,7 @@
 
     downloads.py COUNT REFERENCE URL...
 
-Opens COUNT connections, spread over the URLs (http://HOST:PORT/PATH), and reads each body to its
+Opens COUNT connections, spread over the URLs (http://HOST:PORT/PATH?QUERY), and reads each body to its
 end. Five times a second, and at the end, writes one JSON line: how many have begun, how many are
 done, and what went wrong with the others. Bodies are compared with the REFERENCE file.
 """
@@ -39,7 +39,8 @@ async def download(url, reference, tally):
     try:
         reader, writer = await asyncio.wait_for(
             asyncio.open_connection(parts.hostname, parts.port or 80), CONNECT_SECONDS)
-        request = f"GET {parts.path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
+        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        request = f"GET {target} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
         writer.write(request.encode())
         head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), STALL_SECONDS)).decode().lower()
         if " 200 " not in head.split("\r\n", 1)[0]:

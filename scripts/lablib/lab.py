@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from . import balancer, net, topology
+from . import balancer, net, pair_lab, topology
 from .balancer import ROOT
 from .methods import LO_VIPS, METHODS, Checks, document
 from .report import Report
@@ -20,11 +20,14 @@ DESCRIPTION = """
 Lays a lab of network namespaces (a client, the balancer, three nginx servers, switches), starts the
 real processes, and fetches pages and a large file through every forwarding method over IPv4 and IPv6.
 
-  scripts/lab                     the whole run: set up, check, report, clean up
+  scripts/lab                     the whole run: set up, check, report, clean up; then two balancers,
+                                  one of which loses its power under a download
   scripts/lab --json              the same, one JSON object on standard output
   scripts/lab up                  leave a lab standing; `xvip`, curl and tcpdump at will
+  scripts/lab up --pair           the same with two balancers
   scripts/lab status              which labs exist
   scripts/lab exec NODE CMD...    run a command in a node: client balancer real-a real-b real-c switch
+                                  (with two balancers: client lb1 lb2 real-a real-b real-c switch-a switch-b cable)
   scripts/lab down                remove standing and left-over labs
 """
 
@@ -66,6 +69,8 @@ def parse(arguments):
             ("status", status, "list labs"), ("exec", execute, "run a command in a node")):
         verb = verbs.add_parser(name, help=text)
         verb.set_defaults(function=function)
+        if name == "up":
+            verb.add_argument("--pair", action="store_true", help="with two balancers")
         if name != "status":
             verb.add_argument("--id", help="which lab (default: the one standing)")
         if name == "exec":
@@ -109,6 +114,8 @@ def run(options):
         checks(lab, report, methods, options)
     finally:
         cleaned = clean_up(lab)
+    if not options.method:
+        cleaned += two(report)
     document_ = report.document(
         lab=lab.run_id, kernel=platform.release(), queues=options.queues, problems=cleaned)
     if cleaned:
@@ -117,6 +124,17 @@ def run(options):
     if options.json:
         print(json.dumps(document_, indent=1))
     return 0 if document_["ok"] else 1
+
+
+def two(report):
+    """The lab with two balancers; returns problems of its clean-up."""
+    lab = pair_lab.Pair()
+    try:
+        lab.up()
+        pair_lab.checks(lab, report)
+    finally:
+        cleaned = clean_up(lab)
+    return cleaned
 
 
 def checks(lab, report, methods, options):
@@ -211,15 +229,21 @@ def up(options):
     """Leaves a lab standing."""
     report = Report()
     build(options, report)
-    lab = Lab(queues=options.queues, keep=True, lo_vips=LO_VIPS, run_id=options.id)
+    if options.pair:
+        lab = pair_lab.Pair(keep=True, run_id=options.id)
+    else:
+        lab = Lab(queues=options.queues, keep=True, lo_vips=LO_VIPS, run_id=options.id)
     try:
         lab.up()
-        lab.balancer.start(document(cores=cores(options.queues)))
+        if options.pair:
+            lab.boot()
+        else:
+            lab.balancer.start(document(cores=cores(options.queues)))
         lab.save_state()
     except BaseException:
         clean_up(lab)
         raise
-    print(guide(lab))
+    print(pair_lab.guide(lab) if options.pair else guide(lab))
     return 0
 
 

@@ -38,6 +38,7 @@ FAMILIES = (V4, V6)
 PREFIX = {V4: "10.77.", V6: "fd77:"}
 HTTP, HTTP_ALT, ECHO = 80, 8080, 7
 CLIENT_HOSTS = (10, 11, 12, 13, 14)
+PACED = 1 << 20  # bytes of paced.bin; `?rate=BYTES` has any file come that fast and no faster
 
 
 def address(network, host, family):
@@ -57,6 +58,9 @@ def url_host(addr):
 
 class Lab:
     """One running lab. Use as a context manager: leaving it removes everything."""
+
+    # The namespace in which each network's bridge stands.
+    switches = {"front": "switch", "back": "switch"}
 
     def __init__(self, run_id=None, queues=1, keep=False, lo_vips=(), decapsulate=True, name="xvlab"):
         self.run_id = run_id or secrets.token_hex(3)
@@ -103,6 +107,10 @@ class Lab:
             self.state_file().unlink()
         return problems
 
+    def balancers(self):
+        """Every balancer of the lab."""
+        return [self.balancer]
+
     def state_file(self):
         """Where `scripts/lab down` finds what this run made."""
         return STATE / f"{self.prefix}.json"
@@ -116,7 +124,7 @@ class Lab:
             "standing": self.keep,
             "made": time.time(),
             "directory": str(self.directory),
-            "instance": self.balancer.instance,
+            "instances": [b.instance for b in self.balancers()],
             "processes": self.net.identities(),
         }
         self.state_file().write_text(json.dumps(state, indent=1))
@@ -132,16 +140,23 @@ class Lab:
         self._client()
         self.balancer_link(FRONT)
         self.balancer_link(BACK)
+        self._reals()
+        n.batch("switch", ["link set front up", "link set back up"])
+
+    def plug(self, node, network, **options):
+        """Connects a node to a network: its interface `NETWORK0`."""
+        return self.net.plug(node, f"{network}0", self.switches[network], network, **options)
+
+    def _reals(self):
         for index, real in enumerate(REALS):
             self._real(f"real-{real}", 21 + index)
-        n.batch("switch", ["link set front up", "link set back up"])
 
     def _client(self):
         n = self.net
         # One queue here, whatever the balancer has: the switch then spreads flows by their hash. From a
         # sender with several, Linux would take the first queue for all (a transmit queue number left
         # in the packet is read as "received on the queue before").
-        n.plug("client", FRONT, "switch", "front")
+        self.plug("client", "front")
         n.plain_offloads("client", FRONT)
         lines = [f"addr add {address(1, host, V4)}/24 dev {FRONT}" for host in CLIENT_HOSTS]
         for host in CLIENT_HOSTS:  # the first is what the kernel uses when nobody asks
@@ -186,8 +201,8 @@ class Lab:
 
     def _real(self, node, host):
         n = self.net
-        n.plug(node, FRONT, "switch", "front")
-        n.plug(node, BACK, "switch", "back")
+        self.plug(node, "front")
+        self.plug(node, "back")
         n.plain_offloads(node, FRONT, BACK)
         lines = []
         for family, length in ((V4, 24), (V6, 64)):
@@ -260,6 +275,7 @@ class Lab:
             unit = f"<p>{name}: xvip lab {self.run_id}</p>\n".encode()
             (pages / name).write_bytes((unit * (size // len(unit) + 1))[:size])
         (pages / "slow.bin").write_bytes(os.urandom(176 << 10))
+        (pages / "paced.bin").write_bytes(os.urandom(PACED))
         if large:
             with open(pages / "large.bin", "wb") as file:
                 for _ in range(large >> 20):
@@ -286,6 +302,7 @@ http {{
     client_max_body_size 1g;
     default_type application/octet-stream;
     keepalive_timeout 60;
+    keepalive_requests 1000000;
     send_timeout 120;
     reset_timedout_connection off;
     server {{
@@ -295,6 +312,7 @@ http {{
         listen [::]:{HTTP_ALT} ipv6only=on backlog=4096;
         add_header X-Real-Server {real} always;
         root {self.directory}/www;
+        limit_rate $arg_rate;
         location = /whoami {{ return 200 "{real}\\n"; }}
         location = /client {{ return 200 "$remote_addr $remote_port $server_addr $server_port\\n"; }}
         location /upload/ {{ root {root}; dav_methods PUT DELETE; }}
@@ -325,7 +343,8 @@ def remove_left_over(state):
     net.kill_identified(state["processes"])
     names = [p.name for p in net.NETNS.glob(f"{state['prefix']}-*")] if net.NETNS.exists() else []
     problems = net.remove_namespaces(names)
-    problems += Balancer.sweep_instance(state["instance"])
+    for instance in state["instances"]:
+        problems += Balancer.sweep_instance(instance)
     shutil.rmtree(state["directory"], ignore_errors=True)
     (STATE / f"{state['prefix']}.json").unlink(missing_ok=True)
     return problems

@@ -11,6 +11,7 @@ mod hops;
 mod interfaces;
 mod replies;
 mod rules;
+mod telling;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -44,6 +45,7 @@ use endings::Ends;
 use hops::Hops;
 use interfaces::Serving;
 use replies::Replies;
+use telling::Listening;
 
 /// How often everything is compared, events or not; and how often the kernel is asked to resolve a
 /// neighbour that does not answer.
@@ -100,6 +102,7 @@ pub struct Steward {
     hops: Hops,
     replies: Replies,
     announcer: Announcer,
+    listening: Listening,
     ends: Ends,
     problems: Vec<String>,
     /// Connections that began with a partial checksum.
@@ -145,6 +148,7 @@ impl Steward {
             hops: Hops::default(),
             replies: Replies::default(),
             announcer: Announcer::default(),
+            listening: Listening::default(),
             ends: Ends::default(),
             problems: Vec::new(),
             partial: Watch::default(),
@@ -200,6 +204,7 @@ impl Steward {
         self.publish_segments();
         self.steer_packets();
         self.announce(now);
+        self.listen_to_neighbors();
         self.report(&plan);
     }
 
@@ -318,31 +323,6 @@ impl Steward {
         let report = &self.parts.runtime.report;
         let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
         (report.rules, report.kernel_flows) = (Arc::new(rules), flows);
-    }
-
-    /// Tells the neighbours where the VIPs are.
-    fn announce(&mut self, now: Instant) {
-        let runtime = &self.parts.runtime;
-        let published = runtime.cell.get();
-        let services = &published.services;
-        let term = |(address, group)| Some((address, runtime.leases().term(group, now)?));
-        let owned = services.owned().filter_map(term).collect();
-        let up = self
-            .generations
-            .iter()
-            .filter(|(slot, _)| self.attached.get(slot).is_some_and(|a| a.up && a.error.is_none()));
-        let up = up.map(|(slot, generation)| (*slot, *generation)).collect();
-        let due = self.announcer.due(now, &owned, &up);
-        for (device, address) in &due {
-            let Some(group) = services.owner(*address) else { continue };
-            if let Some(worker) = self.parts.commands.first() {
-                // A worker that is gone ends the process; nothing to add here.
-                let _ = worker.send(Command::Announce(*device, *address, group));
-            }
-        }
-        if !due.is_empty() {
-            runtime.ring();
-        }
     }
 
     fn report(&mut self, plan: &Plan) {

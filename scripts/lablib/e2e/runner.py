@@ -121,7 +121,7 @@ def run_test(group, name):
 
 def usable(group):
     """Whether the balancer of the test before can serve this one."""
-    if group.balancer.dataplane is None or group.balancer.control is None:
+    if not group.balancer.processes():
         return False
     try:
         group.balancer.alive()
@@ -146,10 +146,9 @@ def explain(group, error):
     here = next((f for f in reversed(frames) if "/e2e/" in f.filename and "runner" not in f.filename), None)
     place = f"{os.path.basename(here.filename)}:{here.lineno}: " if here else ""
     lines = [f"{place}{type(error).__name__}: {error}"]
-    for process in (group.balancer.dataplane, group.balancer.control):
-        if process is not None:
-            state = "alive" if process.alive() else f"ended with {process.popen.returncode}"
-            lines += [f"--- {process.name} ({state})", process.tail(8)]
+    for process in group.balancer.processes():
+        state = "alive" if process.alive() else f"ended with {process.popen.returncode}"
+        lines += [f"--- {process.name} ({state})", process.tail(8)]
     return "\n".join(lines)
 
 

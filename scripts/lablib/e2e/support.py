@@ -1,9 +1,9 @@
 """What every group of tests needs: the group itself, held connections, live downloads."""
 
-import json
 import socket
 
 from .. import methods, topology, wait
+from ..clients import Downloads
 from ..config import document, real, service
 from ..methods import Fetch, expect, method
 from ..packets import Wire
@@ -48,9 +48,9 @@ class Group:
         """Starts the balancer with a configuration (the group's own by default)."""
         self.balancer.start(text or self.text(), **options)
 
-    def fetch(self, m, path="whoami", **options):
+    def fetch(self, m, path="whoami", options=(), **more):
         """One curl through a method's VIP."""
-        return Fetch(self.lab, f"http://{url_host(m.vip)}/{path}", **options)
+        return Fetch(self.lab, f"http://{url_host(m.vip)}/{path}", *options, **more)
 
     def works(self, m=None, tries=1):
         """A page comes through a method (nat over IPv4 by default), with the right content."""
@@ -131,40 +131,3 @@ class Held:
 
     def __exit__(self, *_):
         self.socket.close()
-
-
-class Downloads:
-    """Live slow downloads from one client process, about ten seconds each."""
-
-    def __init__(self, group, count, *targets):
-        lab = group.lab
-        targets = targets or (method("nat"),)
-        urls = [f"http://{url_host(m.vip)}:{HTTP}/slow.bin" for m in targets]
-        Downloads.number = getattr(Downloads, "number", 0) + 1
-        self.count = count
-        self.process = lab.net.start("client", f"downloads-{Downloads.number}", [
-            topology.PYTHON, topology.HERE / "downloads.py", count, lab.directory / "www/slow.bin", *urls])
-
-    def progress(self):
-        """The newest line of the client."""
-        lines = self.process.log.read_text().splitlines()
-        return json.loads(lines[-1]) if lines else {"begun": 0, "done": 0, "failures": 0, "final": False}
-
-    def all_begun(self, seconds=20):
-        """Waits until every download has received its first bytes and none has ended."""
-        def begun():
-            now = self.progress()
-            expect(not now["failures"], f"downloads failed: {now.get('failed')}")
-            return now["begun"] == self.count
-        wait.until(begun, f"{self.count} downloads have begun", seconds, 0.1)
-        expect(self.progress()["done"] < self.count, "downloads ended before the test had begun")
-        return self
-
-    def all_finished(self, seconds=60):
-        """Waits for the end; every download must have come whole. Returns connections per real."""
-        wait.until(lambda: self.progress()["final"] or not self.process.alive(), "downloads end", seconds, 0.1)
-        last = self.progress()
-        expect(last["final"] and last["done"] == self.count,
-               f"{last['done']} of {self.count} downloads finished; {last['failures']} failed: "
-               f"{last.get('failed')} {self.process.tail(3) if not last['final'] else ''}")
-        return last["servers"]
