@@ -89,14 +89,14 @@ impl Sheet {
             let name = self.names.get(&ours.path).map_or("?", String::as_str);
             match there.get(&ours.path) {
                 Some(other) if other.value == ours.value => {}
-                Some(other) => found.push((ours.line, format!(
-                    "line {}: {name} differs (on {peer}: line {})",
-                    ours.line, other.line
-                ))),
-                None => found.push((ours.line, format!(
-                    "line {}: {name} is not in the file of {peer}",
-                    ours.line
-                ))),
+                Some(other) => found.push((
+                    ours.line,
+                    format!("line {}: {name} differs (on {peer}: line {})", ours.line, other.line),
+                )),
+                None => found.push((
+                    ours.line,
+                    format!("line {}: {name} is not in the file of {peer}", ours.line),
+                )),
             }
         }
         found.sort();
@@ -333,9 +333,8 @@ mod tests {
     }
 
     fn pair(a: &[Line], b: &[Line]) -> [Alike; 2] {
-        let key = |byte: &str| {
-            Keyring::parse(Mode::Enforce, &[(1, byte.repeat(32).as_str())]).unwrap()
-        };
+        let key =
+            |byte: &str| Keyring::parse(Mode::Enforce, &[(1, byte.repeat(32).as_str())]).unwrap();
         [Alike::new(a, "lb1", "lb2", &key("ab"), 0), Alike::new(b, "lb2", "lb1", &key("ab"), 0)]
     }
 

@@ -165,6 +165,56 @@ kinds! {
     AlertUndeliverable = "alert_undeliverable" Warning Problem "alert",
     /// Alerts are delivered again.
     AlertDelivered = "alert_delivered" Info Recovery "alert",
+    /// This node owns a group of VIPs from now on.
+    RoleTaken = "role_taken" Info Note "role",
+    /// The same, because the other node is dead.
+    RoleTakenOver = "role_taken_over" Warning Note "role",
+    /// This node does not own a group of VIPs any more.
+    RoleReleased = "role_released" Info Note "role",
+    /// Both nodes owned a group of VIPs; one of them gives way.
+    RoleConflict = "role_conflict" Critical Note "role",
+    /// This node found that it had not been running for longer than its lease, and gave everything up.
+    FencedItself = "fenced_itself" Critical Note "role",
+    /// A group of VIPs could not be handed over, or taken.
+    HandoverFailed = "handover_failed" Warning Note "role",
+    /// A group of VIPs was taken, and not everything about it works: it is tried again.
+    TakeoverDegraded = "takeover_degraded" Critical Problem "takeover",
+    /// A group of VIPs has arrived on this node, as far as can be seen.
+    TakeoverVerified = "takeover_verified" Info Recovery "takeover",
+    /// The other node is silent on every path.
+    PeerDead = "peer_dead" Critical Problem "peer",
+    /// The other node has stopped in good order.
+    PeerLeft = "peer_left" Warning Problem "peer",
+    /// The other node is there.
+    PeerUp = "peer_up" Info Recovery "peer",
+    /// The other node's heartbeats came late.
+    PeerLate = "peer_late" Warning Note "peer-late",
+    /// The other node has started again.
+    PeerRestarted = "peer_restarted" Info Note "peer-restart",
+    /// Messages were refused that claim to be the other node's.
+    PeerRefused = "peer_refused" Warning Note "peer-refused",
+    /// A path of the heartbeat brings nothing while another one does.
+    PathDown = "path_down" Warning Problem "path",
+    /// The path brings heartbeats again.
+    PathUp = "path_up" Info Recovery "path",
+    /// The fencing command runs.
+    FencingBegun = "fencing_begun" Warning Note "fencing-begun",
+    /// The fencing command has failed: nothing is taken from the silent node.
+    FencingFailed = "fencing_failed" Critical Problem "fencing",
+    /// The fencing command has succeeded.
+    FencingDone = "fencing_done" Info Recovery "fencing",
+    /// Nothing moves between the nodes by itself.
+    MaintenanceOn = "maintenance_on" Info Problem "pair-maintenance",
+    /// Things move by themselves again.
+    MaintenanceOff = "maintenance_off" Info Recovery "pair-maintenance",
+    /// The nodes are configured differently.
+    ConfigDiffers = "config_differs" Warning Problem "pair-config",
+    /// The nodes are configured alike.
+    ConfigAgrees = "config_agrees" Info Recovery "pair-config",
+    /// The other node does not know every connection any more.
+    ReplicationLost = "replication_lost" Warning Problem "replication",
+    /// The other node knows every connection.
+    ReplicationSynced = "replication_synced" Info Recovery "replication",
 }
 
 /// Something that changed, and why.
@@ -312,6 +362,31 @@ impl Kind {
             Self::TableRelieved => "connection table has room again",
             Self::AlertUndeliverable => "alert not delivered",
             Self::AlertDelivered => "alerts delivered again",
+            Self::RoleTaken => "this node is active",
+            Self::RoleTakenOver => "TAKEN OVER by this node",
+            Self::RoleReleased => "this node is standby",
+            Self::RoleConflict => "both nodes were ACTIVE",
+            Self::FencedItself => "this node FENCED ITSELF",
+            Self::HandoverFailed => "not handed over",
+            Self::TakeoverDegraded => "DEGRADED after takeover",
+            Self::TakeoverVerified => "takeover verified",
+            Self::PeerDead => "other node DEAD",
+            Self::PeerLeft => "other node has left",
+            Self::PeerUp => "other node up",
+            Self::PeerLate => "other node late",
+            Self::PeerRestarted => "other node has restarted",
+            Self::PeerRefused => "messages refused",
+            Self::PathDown => "heartbeat path DOWN",
+            Self::PathUp => "heartbeat path up",
+            Self::FencingBegun => "fencing begun",
+            Self::FencingFailed => "fencing FAILED",
+            Self::FencingDone => "other node fenced",
+            Self::MaintenanceOn => "nothing moves by itself",
+            Self::MaintenanceOff => "things move by themselves again",
+            Self::ConfigDiffers => "nodes configured differently",
+            Self::ConfigAgrees => "nodes configured alike",
+            Self::ReplicationLost => "other node does not know every connection",
+            Self::ReplicationSynced => "other node knows every connection",
         }
     }
 }

@@ -3,6 +3,7 @@
 //! One JSON object a line each way; every request gets exactly one reply. `docs/protocols.md`
 //! explains each message, and a test parses its examples.
 
+mod ha;
 mod health;
 mod operate;
 mod parse;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::overrides::Then;
 
+pub use ha::{HaDone, HaGroup, HaHeartbeat, HaPath, HaPing, HaPinged, HaResult, HaSummary};
 pub use health::{CheckHealth, HealthSummary, RealHealth, ServiceHealth, TROUBLES_MAX, Trouble};
 pub use operate::{
     CONFIRM, CaptureResult, ChangeResult, ConfirmResult, Difference, MaintenanceStatus,
@@ -187,6 +189,25 @@ pub enum Verb {
     },
     /// Everything that is measured, as text for Prometheus.
     Metrics {},
+    /// The pair: roles, the other node, paths, evidence, and why things are where they are.
+    Ha {},
+    /// Moves a group of VIPs to a node.
+    Switchover {
+        /// Which group; all of them if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+        /// To which node; to the one that has it not if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+        /// Even if that node does not know every connection.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
+    },
+    /// Lets nothing move between the nodes by itself, or things move again.
+    HaMaintenance {
+        /// Whether nothing moves.
+        on: bool,
+    },
 }
 
 impl Verb {
@@ -202,6 +223,7 @@ impl Verb {
             | Self::Events { .. }
             | Self::Metrics {}
             | Self::Why { .. }
+            | Self::Ha {}
             | Self::Overrides {} => false,
             Self::Reload { .. }
             | Self::Confirm {}
@@ -214,6 +236,8 @@ impl Verb {
             | Self::Weight { .. }
             | Self::Capture { .. }
             | Self::Captured { .. }
+            | Self::Switchover { .. }
+            | Self::HaMaintenance { .. }
             | Self::EndCapture {} => true,
         }
     }

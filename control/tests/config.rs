@@ -6,8 +6,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use control::failover::settings::{Link, Settings};
 use control::config::{self, Errors, Machine, SHOWN_MAX};
+use control::failover::settings::{Link, Settings};
 use control::health::Health;
 use control::overrides::Overrides;
 use control::time::Instant;

@@ -3,6 +3,7 @@
 
 mod process {
     pub(crate) mod agent;
+    mod pair;
     pub(crate) mod world;
 }
 

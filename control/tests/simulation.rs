@@ -40,7 +40,7 @@ enum Kind {
 
 fn settings(node: usize, random: &mut Random, kind: Kind) -> Settings {
     let names = ["lb1", "lb2"];
-    let keepalive = random.pick(&[10, 50, 50, 100]) * MS;
+    let keepalive = random.pick(&[10, 50, 100, 100]) * MS;
     let deadtime = keepalive * random.pick(&[4, 4, 6]);
     let nanos = Duration::from_nanos;
     let address = "10.9.0.1:6940".parse().unwrap();
@@ -55,7 +55,7 @@ fn settings(node: usize, random: &mut Random, kind: Kind) -> Settings {
         keepalive: nanos(keepalive),
         warntime: nanos(2 * keepalive),
         deadtime: nanos(deadtime),
-        initdead: nanos(deadtime * random.range(2, 8)),
+        initdead: nanos(deadtime * random.range(2, 5)),
         failback: random.pick(&[Failback::Off, Failback::WhenSynced, Failback::Manual]),
         paths: (0..paths)
             .map(|n| Path {
@@ -169,7 +169,7 @@ fn mend(cluster: &mut Cluster, unit: Time) {
     cluster.network.heal();
     cluster.network.loss = 0;
     // Whatever sleeps or is to start again does so.
-    cluster.run(cluster.now + 12 * unit + 3200 * MS);
+    cluster.run(cluster.now + 12 * unit + 1500 * MS);
     for node in [0, 1] {
         cluster.start(node);
         cluster.plane_later(node, 0);
@@ -196,14 +196,14 @@ fn history(seed: u64, cluster: &mut Cluster, kind: Kind) -> (u64, Time) {
         cluster.run(cluster.now + random.range(0, pause));
     }
     mend(cluster, unit);
-    let restart = 10_000 * MS * u64::from(settings.fencing.is_some());
-    let rest = 4 * initdead + 20 * unit + 2 * cluster.sync_time + 2500 * MS + restart;
+    let fencing = 11_000 * MS * u64::from(cluster.fencing_failed);
+    let rest = 3 * initdead + 12 * unit + 2 * cluster.sync_time + 1500 * MS + fencing;
     cluster.run(cluster.now + rest);
     cluster.checks.settled(cluster.now);
     // Equal evidence moves nothing; verification may announce, and nobody notices.
     cluster.checks.still_from = Some(cluster.now);
     let (sent, from) = (cluster.nodes[0].sends, cluster.now);
-    cluster.run(cluster.now + 20 * unit);
+    cluster.run(cluster.now + 15 * unit);
     cluster.checks.settled(cluster.now);
     let beats = (cluster.now - from) / nanos(settings.keepalive) * settings.paths.len() as u64;
     let sent = cluster.nodes[0].sends - sent;
@@ -229,6 +229,10 @@ fn play(seed: u64, trace: bool) -> Result<(u64, Time), String> {
     if trace {
         let lines = cluster.trace.take().unwrap_or_default();
         println!("{}", lines.join("\n"));
+        for (node, machine) in cluster.nodes.iter().map(|n| &n.machine).enumerate() {
+            let view = machine.as_ref().map(|m| m.view(m.next_deadline()));
+            println!("node {node}: {}", serde_json::to_string_pretty(&view).unwrap());
+        }
     }
     outcome.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();

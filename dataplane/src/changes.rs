@@ -95,13 +95,15 @@ impl Changes {
     /// Moves at most `limit` changes to `into`, those of each worker in their order.
     pub fn drain(&self, limit: usize, into: &mut Vec<Change>) {
         let queues = self.queues.get().map_or(&[][..], |queues| queues);
-        let mut left = limit;
-        for (n, queue) in queues.iter().enumerate() {
-            // A fair share of what is left, so that one worker does not keep out the others.
-            let share = left.div_ceil(queues.len() - n);
-            let before = into.len();
-            into.extend(std::iter::from_fn(|| queue.pop()).take(share));
-            left -= into.len() - before;
+        let end = into.len() + limit;
+        let mut before = usize::MAX;
+        while into.len() < end && into.len() != before {
+            before = into.len();
+            for (n, queue) in queues.iter().enumerate() {
+                // A fair share of what is left, so that one worker does not keep out the others.
+                let share = (end - into.len()).div_ceil(queues.len() - n);
+                into.extend(std::iter::from_fn(|| queue.pop()).take(share));
+            }
         }
     }
 
@@ -177,6 +179,6 @@ mod tests {
         let mut drained = Vec::new();
         changes.drain(10, &mut drained);
         let times: Vec<_> = drained.iter().map(|change| change.at.nanos()).collect();
-        assert_eq!(times, [0, 1, 2, 3, 4, 7]);
+        assert_eq!(times, [0, 1, 2, 3, 4, 7, 5, 6, 8, 9], "ten, as they say");
     }
 }

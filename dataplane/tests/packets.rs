@@ -32,6 +32,10 @@ mod pressure;
 mod random;
 #[path = "packets/refused.rs"]
 mod refused;
+#[path = "packets/replication.rs"]
+mod replication;
+#[path = "packets/replication_socket.rs"]
+mod replication_socket;
 #[path = "packets/reply.rs"]
 mod reply;
 #[path = "packets/scheduling.rs"]

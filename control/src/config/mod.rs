@@ -94,14 +94,18 @@ pub struct Config {
     pub services: Vec<Entry>,
 }
 
-/// Keys as they were read; none before that. What they are makes no difference between two
-/// configurations.
+/// Keys as they were read; none before that.
 #[derive(Clone, Debug, Default)]
-pub struct Keys(pub Option<crate::seal::Keyring>);
+pub struct Keys {
+    /// They themselves.
+    pub ring: Option<crate::seal::Keyring>,
+    /// SHA-256 of the files, by which a new key in an old file is noticed.
+    pub digest: [u8; 32],
+}
 
 impl PartialEq for Keys {
-    fn eq(&self, _: &Self) -> bool {
-        true
+    fn eq(&self, other: &Self) -> bool {
+        (self.ring.is_some(), self.digest) == (other.ring.is_some(), other.digest)
     }
 }
 
@@ -238,7 +242,7 @@ fn read(table: &DeTable<'_>, end: usize, sink: &mut Sink) -> Config {
         alert,
         metrics,
         ha,
-        keys: Keys(None),
+        keys: Keys::default(),
         lines: Arc::default(),
         services,
     }

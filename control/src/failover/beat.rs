@@ -15,7 +15,7 @@ pub const VERSIONS: std::ops::RangeInclusive<u8> = 1..=1;
 pub const BEAT_MAX: usize = 1200;
 const HEAD: usize = 98;
 const FIXED: usize = 54;
-const ROW: usize = 54;
+const ROW: usize = 62;
 /// Most groups in a beat.
 pub const ROWS_MAX: usize = dataplane_api::service::GROUPS_MAX;
 const _: () = assert!(HEAD + FIXED + 2 + ROWS_MAX * ROW + crate::seal::OVERHEAD <= BEAT_MAX);
@@ -110,8 +110,10 @@ pub struct Row {
     pub wants: bool,
     /// Whether it is wanted even though not all connections are known.
     pub force: bool,
-    /// The highest ownership that the sender knows.
+    /// Of an owner the number of its ownership, else the highest that the sender knows.
     pub epoch: u64,
+    /// Number of the last ownership of the sender's own in this life; 0: none.
+    pub last: u64,
     /// Packets a second that arrive for it.
     pub rate: u32,
     /// Number of a question to the receiver: who answers for it? 0: none.
@@ -197,6 +199,7 @@ impl Row {
         out.extend(self.tag.to_be_bytes());
         out.extend([self.role as u8, bits(&[self.able, self.wants, self.force]) as u8]);
         out.extend(self.epoch.to_be_bytes());
+        out.extend(self.last.to_be_bytes());
         for number in [self.rate, self.ask, self.answer] {
             out.extend(number.to_be_bytes());
         }
@@ -209,7 +212,8 @@ impl Row {
 
     fn decode(from: &mut Reader<'_>) -> Option<Self> {
         let (tag, role, flags) = (from.u32()?, Role::read(from.u8()?)?, u16::from(from.u8()?));
-        let (epoch, rate, ask, answer) = (from.u64()?, from.u32()?, from.u32()?, from.u32()?);
+        let (epoch, last) = (from.u64()?, from.u64()?);
+        let (rate, ask, answer) = (from.u32()?, from.u32()?, from.u32()?);
         let [asked, silent, count, _] = from.take()?;
         let mut macs = Vec::new();
         for i in 0..TESTIMONY_MACS {
@@ -225,6 +229,7 @@ impl Row {
             wants: flags & 2 != 0,
             force: flags & 4 != 0,
             epoch,
+            last,
             rate,
             ask,
             answer,

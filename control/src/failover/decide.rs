@@ -2,8 +2,6 @@
 //!
 //! `xvip ha` shows the same reasons that decide.
 
-use std::borrow::Cow;
-
 use crate::failover::beat::Role;
 use crate::failover::exchange::Nanos;
 use crate::failover::group::{Cause, Fence, Group, Handover, State, World};
@@ -11,7 +9,9 @@ use crate::failover::peer::{Claim, Liveness};
 
 /// Longest wait for the peer to know every connection before a group is handed over.
 const DRAIN: Nanos = 2_000_000_000;
-type Words = Cow<'static, str>;
+/// With `{peer}`, `{why}` and `{lag}` in it, which [`words`] fills in: it is needed seldom, and
+/// decided often.
+type Words = &'static str;
 
 /// Of a group that is not ours.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +29,12 @@ pub(super) enum Active {
     Release(Words),
 }
 
+/// The reason in full.
+pub(super) fn words(template: Words, group: &Group, world: &World<'_>) -> String {
+    let filled = template.replace("{peer}", world.peer_name);
+    filled.replace("{lag}", &world.lag.to_string()).replace("{why}", &group.why)
+}
+
 /// Whether this node could take the group, if it were there to be had.
 pub(super) fn is_able(group: &Group, world: &World<'_>) -> bool {
     unable(group, world).is_none()
@@ -36,21 +42,21 @@ pub(super) fn is_able(group: &Group, world: &World<'_>) -> bool {
 
 fn unable(group: &Group, world: &World<'_>) -> Option<Words> {
     if world.leaving {
-        return Some("this node is about to leave".into());
+        return Some("this node is about to leave");
     }
     if !world.data_plane {
-        return Some("our data plane does not answer".into());
+        return Some("our data plane does not answer");
     }
     if world.now < group.hold_until {
-        return Some(format!("waiting a moment after a failure: {}", group.why).into());
+        return Some("waiting a moment after a failure: {why}");
     }
     if !world.settled {
-        return Some("this node was not running for a while and listens first".into());
+        return Some("this node was not running for a while and listens first");
     }
     // Connections that nobody serves cannot be lost by taking them.
     let patience = world.initdead.saturating_add(group.unowned_since.unwrap_or(Nanos::MAX));
     if world.there && !world.synced && world.now < patience {
-        return Some("this node does not know the peer's connections yet".into());
+        return Some("this node does not know the peer's connections yet");
     }
     None
 }
@@ -64,12 +70,12 @@ pub(super) fn standby(group: &Group, world: &World<'_>, claim: &Claim) -> Standb
         return Standby::Stay(why);
     }
     if !claim.row.role.claims() && world.now < claim.claimed_until {
-        return Standby::Stay("the peer's data plane may still be answering".into());
+        return Standby::Stay("the peer's data plane may still be answering");
     }
     match world.liveness {
         Liveness::Never | Liveness::Dead => silent(world, claim),
         Liveness::Left if world.now < claim.claimed_until => {
-            Standby::Stay("the peer's data plane may still be answering".into())
+            Standby::Stay("the peer's data plane may still be answering")
         }
         Liveness::Left => Standby::Take("the peer has left".to_owned()),
         Liveness::Alive | Liveness::Late => heard(group, world, claim),
@@ -80,23 +86,23 @@ fn silent(world: &World<'_>, claim: &Claim) -> Standby {
     let never = world.liveness == Liveness::Never;
     let initdead = world.listening_since.saturating_add(world.initdead);
     if never && world.now < initdead {
-        return Standby::Stay("waiting for the peer, as long as `initdead` says".into());
+        return Standby::Stay("waiting for the peer, as long as `initdead` says");
     }
     if world.now < claim.claimed_until {
-        return Standby::Stay("the peer's data plane may still be answering".into());
+        return Standby::Stay("the peer's data plane may still be answering");
     }
     if world.maintenance {
-        return Standby::Stay("the peer is silent, but in maintenance nothing moves".into());
+        return Standby::Stay("the peer is silent, but in maintenance nothing moves");
     }
     if world.blind {
         let why = "the peer is silent, but this node sees nothing of its network either";
-        return Standby::Stay(why.into());
+        return Standby::Stay(why);
     }
     match world.fence {
-        Fence::Needed => return Standby::Fence("the silent peer has to be fenced first".into()),
-        Fence::Running => return Standby::Stay("the fencing command is running".into()),
+        Fence::Needed => return Standby::Fence("the silent peer has to be fenced first"),
+        Fence::Running => return Standby::Stay("the fencing command is running"),
         Fence::Failed(_) => {
-            return Standby::Stay("the silent peer could not be fenced; it is tried again".into());
+            return Standby::Stay("the silent peer could not be fenced; it is tried again");
         }
         Fence::NotWanted | Fence::Done => {}
     }
@@ -107,13 +113,13 @@ fn silent(world: &World<'_>, claim: &Claim) -> Standby {
 fn heard(group: &Group, world: &World<'_>, claim: &Claim) -> Standby {
     let (row, peer) = (&claim.row, world.peer_name);
     match row.role {
-        Role::Active | Role::Taking => return Standby::Stay(format!("{peer} owns it").into()),
-        Role::Releasing => return Standby::Stay(format!("{peer} is giving it up").into()),
+        Role::Active | Role::Taking => return Standby::Stay("{peer} owns it"),
+        Role::Releasing => return Standby::Stay("{peer} is giving it up"),
         Role::Yielding if world.fresh => {
             return Standby::Take(format!("{peer} has handed it over"));
         }
         Role::Yielding => {
-            return Standby::Stay(format!("{peer} hands it over, or did so a while ago").into());
+            return Standby::Stay("{peer} hands it over, or did so a while ago");
         }
         Role::Standby => {}
     }
@@ -121,7 +127,7 @@ fn heard(group: &Group, world: &World<'_>, claim: &Claim) -> Standby {
         claim.unclaimed_since.is_some_and(|since| world.now >= since.saturating_add(span))
     };
     if !world.fresh && !quiet(2 * world.deadtime) {
-        return Standby::Stay(format!("{peer} has not said lately that it does not own it").into());
+        return Standby::Stay("{peer} has not said lately that it does not own it");
     }
     if world.peer_leaving || !row.able {
         return Standby::Take(format!("nobody owns it, and {peer} cannot"));
@@ -134,7 +140,7 @@ fn heard(group: &Group, world: &World<'_>, claim: &Claim) -> Standby {
     if group.want.is_some() || (!row.wants && fitness(group, world) > peer_fitness(group, world)) {
         return Standby::Take("nobody owned it, and this node is to have it".to_owned());
     }
-    Standby::Stay(format!("nobody owns it, and {peer} is to have it").into())
+    Standby::Stay("nobody owns it, and {peer} is to have it")
 }
 
 /// What decides between two nodes that could both take a group: greater wins, never equal.
@@ -156,9 +162,8 @@ fn peer_fitness<'a>(
 
 /// When the peer, which owns nothing and does not hear us, is going to take the group: our lease must
 /// have run out by then.
-pub(super) fn limit(group: &Group, world: &World<'_>) -> Option<Nanos> {
+pub(super) fn limit(world: &World<'_>) -> Option<Nanos> {
     let concerned = world.there && world.peer_would_take && !world.maintenance;
-    let _ = group;
     world.gives_up_at.filter(|_| concerned).map(|at| at.saturating_sub(world.keepalive / 2))
 }
 
@@ -167,36 +172,37 @@ pub(super) fn active(group: &Group, world: &World<'_>, claim: &Claim) -> Active 
     if let Some(why) = data_plane_gone(group, world) {
         return Active::Release(why);
     }
-    let (row, peer) = (&claim.row, world.peer_name);
+    let row = &claim.row;
     let State::Active { handover, conflict_since } = group.state else {
         return taking(group, world, claim);
     };
+    // Part of a lease that was cut short, or two beats, are missing: the peer may have taken it.
+    let lapsed = if group.capped { 0 } else { world.keepalive };
+    if group.lease_until.saturating_add(lapsed) <= world.now {
+        return Active::Release("its lease has run out");
+    }
+    let offered = handover.is_some_and(|h| h.offered_until.is_some());
+    if world.there && offered && row.role.claims() && row.epoch > group.epoch {
+        return Active::Release("{peer} has taken it over");
+    }
     if world.there && matches!(row.role, Role::Active | Role::Taking) {
-        if handover.is_some_and(|h| h.offered_until.is_some()) {
-            return Active::Release(format!("{peer} has taken it over").into());
-        }
         return conflict(group, world, claim, conflict_since);
     }
     if world.there && row.role == Role::Yielding {
-        return Active::Stay(format!("{peer} is giving it up").into());
+        return Active::Stay("{peer} is giving it up");
     }
-    if limit(group, world).is_some_and(|at| at <= world.now) {
-        return Active::Release(format!("{peer} does not hear us and is going to take it").into());
+    if limit(world).is_some_and(|at| at <= world.now) {
+        return Active::Release("{peer} does not hear us and is going to take it");
     }
     match handover {
         Some(_) if world.leaving && !world.there => {
-            Active::Release("this node leaves, and there is no peer".into())
+            Active::Release("this node leaves, and there is no peer")
         }
-        Some(Handover { offered_until: Some(_), .. }) => {
-            Active::Stay(format!("offered to {peer}").into())
+        Some(Handover { offered_until: Some(_), .. }) => Active::Stay("offered to {peer}"),
+        Some(_) => {
+            Active::Stay("to be handed over to {peer}, once it knows the last {lag} changes")
         }
-        Some(_) => Active::Stay(
-            format!("to be handed over to {peer}, once it knows the last {} changes", world.lag)
-                .into(),
-        ),
-        None if world.leaving && !(world.there && row.able) => {
-            Active::Release("this node leaves".into())
-        }
+        None if world.leaving && !(world.there && row.able) => Active::Release("this node leaves"),
         None => Active::Stay(staying(group, world, claim)),
     }
 }
@@ -204,13 +210,13 @@ pub(super) fn active(group: &Group, world: &World<'_>, claim: &Claim) -> Active 
 /// A group that the data plane has not confirmed yet.
 fn taking(group: &Group, world: &World<'_>, claim: &Claim) -> Active {
     if world.leaving {
-        return Active::Release("this node leaves".into());
+        return Active::Release("this node leaves");
     }
     // The peer that yields says so until it has heard that we take.
     if world.there && matches!(claim.row.role, Role::Active | Role::Taking) {
         return conflict(group, world, claim, None);
     }
-    Active::Stay("waiting for our data plane".into())
+    Active::Stay("waiting for our data plane")
 }
 
 fn data_plane_gone(group: &Group, world: &World<'_>) -> Option<Words> {
@@ -218,10 +224,10 @@ fn data_plane_gone(group: &Group, world: &World<'_>) -> Option<Words> {
         return None;
     }
     if !world.data_plane {
-        return Some("our data plane does not answer".into());
+        return Some("our data plane does not answer");
     }
     let patience = group.acked_at.saturating_add(world.deadtime);
-    (patience <= world.now).then(|| "our data plane no longer takes leases".into())
+    (patience <= world.now).then(|| "our data plane no longer takes leases")
 }
 
 /// Both nodes own it: who sees more keeps it; else the later ownership; else the first by name.
@@ -231,21 +237,20 @@ fn conflict(group: &Group, world: &World<'_>, claim: &Claim, since: Option<Nanos
     let deaf = world.hears_us_at.is_none_or(|at| at.saturating_add(world.deadtime) < world.now);
     let lasts = |from: Nanos| from.saturating_add(world.deadtime) <= world.now;
     if deaf && lasts(world.alive_since) && since.is_some_and(lasts) {
-        return Active::Release(format!("{peer} owns it too, and does not hear us").into());
+        return Active::Release("{peer} owns it too, and does not hear us");
     }
     let ours = (world.rank, group.epoch, std::cmp::Reverse(world.node));
     let theirs = (world.peer_rank, claim.row.epoch, std::cmp::Reverse(peer));
     if ours > theirs {
-        return Active::Stay(format!("{peer} owns it too, and has to give way").into());
+        return Active::Stay("{peer} owns it too, and has to give way");
     }
-    let why = if world.rank < world.peer_rank {
-        "it sees more of the network"
+    Active::Release(if world.rank < world.peer_rank {
+        "{peer} owns it too, and it sees more of the network"
     } else if group.epoch < claim.row.epoch {
-        "its ownership is the later one"
+        "{peer} owns it too, and its ownership is the later one"
     } else {
-        "its name comes first"
-    };
-    Active::Release(format!("{peer} owns it too, and {why}").into())
+        "{peer} owns it too, and its name comes first"
+    })
 }
 
 /// Whether an owned group should go to the peer.
@@ -290,31 +295,30 @@ fn evidence_moves(group: &Group, world: &World<'_>) -> bool {
     let holds = 3 * world.keepalive;
     let fitter = world.fitter_since.is_some_and(|at| world.now >= at.saturating_add(holds));
     let rests = world.now >= group.since.saturating_add(10 * world.deadtime);
-    fitter && (world.blind || rests && !group.by_operator)
+    fitter && !group.pinned && (world.blind || rests && !group.by_operator)
 }
 
 /// Why an owned group stays.
 fn staying(group: &Group, world: &World<'_>, claim: &Claim) -> Words {
     let peer = world.peer_name;
     if !world.there {
-        return format!("{}; {peer} is not there", group.why).into();
+        return "{why}; {peer} is not there";
     }
     if world.maintenance {
-        return format!("{}; in maintenance nothing moves", group.why).into();
+        return "{why}; in maintenance nothing moves";
     }
     if group.prefer.as_deref() == Some(peer) {
-        let why = if !world.failback {
-            "fail-back is not automatic (`xvip switchover` does it)"
+        return if !world.failback {
+            "{why}; it prefers {peer}, but fail-back is not automatic (`xvip switchover` does it)"
         } else if group.by_operator {
-            "the operator has put it here"
+            "{why}; it prefers {peer}, but the operator has put it here"
         } else if !claim.row.able || !world.equal {
-            "it does not know every connection yet"
+            "{why}; it prefers {peer}, which does not know every connection yet"
         } else if world.peer_rank < world.rank {
-            "it sees less of the network"
+            "{why}; it prefers {peer}, which sees less of the network"
         } else {
-            "it has to be there for a while first"
+            "{why}; it prefers {peer}, which has to be there for a while first"
         };
-        return format!("{}; it prefers {peer}, but {why}", group.why).into();
     }
-    format!("{}; {peer} sees no more of the network than this node", group.why).into()
+    "{why}; {peer} sees no more of the network than this node"
 }

@@ -143,11 +143,17 @@ pub(super) struct Group {
     pub(super) state: State,
     /// Of the role.
     pub(super) since: Nanos,
-    /// The highest known.
+    /// Of our last ownership.
     pub(super) epoch: u64,
+    /// The same, 0 if there was none in this life.
+    pub(super) owned_last: u64,
+    /// The highest known.
+    pub(super) known: u64,
     /// Why it is in this state.
     pub(super) why: String,
     pub(super) lease_until: Nanos,
+    /// The last lease was cut short because the peer might take the group.
+    pub(super) capped: bool,
     /// When the data plane has last said yes.
     pub(super) acked_at: Nanos,
     /// It is not tried again before.
@@ -156,6 +162,8 @@ pub(super) struct Group {
     pub(super) offer_after: Nanos,
     /// The operator has put it here.
     pub(super) by_operator: bool,
+    /// Although this node saw nothing of its network.
+    pub(super) pinned: bool,
     pub(super) want: Option<Want>,
     /// Since when neither node owns it, both being there.
     pub(super) unowned_since: Option<Nanos>,
@@ -182,12 +190,16 @@ impl Group {
             state: State::Standby,
             since: now,
             epoch,
+            owned_last: 0,
+            known: epoch,
             why: "this node has just started".to_owned(),
             lease_until: 0,
             acked_at: 0,
             hold_until: 0,
             offer_after: 0,
             by_operator: false,
+            pinned: false,
+            capped: false,
             want: None,
             unowned_since: None,
             conflict: false,
@@ -219,7 +231,8 @@ impl Group {
 
     /// Time has passed, or something has happened.
     pub(super) fn step(&mut self, world: &World<'_>, claim: &Claim, out: &mut Vec<Output>) {
-        self.epoch = self.epoch.max(claim.row.epoch);
+        self.known = self.known.max(self.epoch).max(claim.row.epoch);
+        self.pinned &= world.blind;
         let unowned =
             matches!(self.state, State::Standby) && world.there && claim.row.role == Role::Standby;
         self.unowned_since = unowned.then(|| self.unowned_since.unwrap_or(world.now));
@@ -243,7 +256,10 @@ impl Group {
             State::Taking { .. } | State::Active { .. } => {
                 match decide::active(self, world, claim) {
                     Active::Stay(_) => self.go_on(world, claim, out),
-                    Active::Release(why) => self.lose(&why, world, claim, out),
+                    Active::Release(why) => {
+                        let why = decide::words(why, self, world);
+                        self.lose(&why, world, claim, out);
+                    }
                 }
             }
         }
@@ -264,7 +280,8 @@ impl Group {
             );
             self.event(EventKind::Conflict, reason, out);
         }
-        if self.again && !claimed && !matches!(self.state, State::Taking { .. }) {
+        self.again |= claim.row.last >= self.epoch;
+        if self.again && !claimed && matches!(self.role(), Role::Active) {
             (self.conflict, self.again) = (false, false);
             self.announce(world, out);
         }
@@ -279,16 +296,24 @@ impl Group {
         }
     }
 
-    /// A new epoch: the data plane announces.
+    /// A new epoch: the data plane announces. Not while the peer may be taking the next one.
     pub(super) fn announce(&mut self, world: &World<'_>, out: &mut Vec<Output>) {
-        self.epoch += 1;
+        if self.role() != Role::Active {
+            return;
+        }
+        self.known = self.known.max(self.epoch) + 1;
+        self.epoch = self.known;
+        self.owned_last = self.epoch;
         self.lease(world, out);
         self.changed = true;
     }
 
     fn take(&mut self, why: String, world: &World<'_>, claim: &Claim, out: &mut Vec<Output>) {
-        self.epoch = self.epoch.max(claim.row.epoch) + 1;
+        self.known = self.known.max(claim.row.epoch) + 1;
+        self.epoch = self.known;
+        self.owned_last = self.epoch;
         self.by_operator = self.want.is_some() || claim.row.force;
+        self.pinned = self.by_operator && world.blind;
         (self.conflict, self.again) = (false, false);
         let until = world.now.saturating_add(world.deadtime.max(4 * world.keepalive));
         self.enter(State::Taking { until }, world.now);
@@ -301,8 +326,9 @@ impl Group {
 
     /// Renews the lease, and no longer than until the peer might take the group.
     pub(super) fn lease(&mut self, world: &World<'_>, out: &mut Vec<Output>) {
-        let limit = decide::limit(self, world).unwrap_or(Nanos::MAX);
+        let limit = decide::limit(world).unwrap_or(Nanos::MAX);
         let ttl = world.ttl.min(limit.saturating_sub(world.now));
+        self.capped = ttl < world.ttl;
         if ttl == 0 {
             return;
         }

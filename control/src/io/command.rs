@@ -1,4 +1,5 @@
-//! Runs a program for an alert: JSON on its standard input, the most important in its environment.
+//! Runs a program for an alert: JSON on its standard input, the most important in its environment. And
+//! the fencing command, which gets neither.
 //!
 //! It runs in a process group of its own, which is killed when its time is up. A program that
 //! reads nothing, or writes without end, holds up nothing but itself.
@@ -12,6 +13,8 @@ use tokio::process::{Child, ChildStderr};
 
 use super::alert::printable;
 use crate::alert::{Command, Message};
+use crate::config::show_duration;
+use crate::failover::settings::Fencing;
 
 /// Bytes of its standard error that are looked at, for the reason of a failure.
 const STDERR_MAX: usize = 2048;
@@ -34,14 +37,36 @@ impl Drop for Group {
 /// # Errors
 /// In words: cannot be started, another status, killed.
 pub(super) async fn run(command: &Command, message: &Message) -> Result<(), String> {
-    let (program, arguments) = command.argv.split_first().ok_or("no program")?;
+    let mut json = message.json().to_string();
+    json.push('\n');
+    execute(&command.argv, environment(message), json).await
+}
+
+/// Runs the fencing command; fenced is what ends with status 0.
+///
+/// # Errors
+/// In words: cannot be started, another status, not done in time.
+pub(super) async fn fence(fencing: &Fencing) -> Result<(), String> {
+    let run = execute(&fencing.command, Vec::new(), String::new());
+    match tokio::time::timeout(fencing.timeout, run).await {
+        Ok(result) => result.map_err(|reason| printable(&reason)),
+        Err(_) => Err(format!("not done within {}", show_duration(fencing.timeout))),
+    }
+}
+
+async fn execute(
+    argv: &[String],
+    environment: Vec<(&'static str, String)>,
+    input: String,
+) -> Result<(), String> {
+    let (program, arguments) = argv.split_first().ok_or("no program")?;
     let mut builder = tokio::process::Command::new(program);
     builder
         .args(arguments)
         .current_dir("/")
         .env_clear()
         .env("PATH", PATH)
-        .envs(environment(message))
+        .envs(environment)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -50,21 +75,19 @@ pub(super) async fn run(command: &Command, message: &Message) -> Result<(), Stri
     let mut child = builder.spawn().map_err(|e| format!("cannot start {program}: {e}"))?;
     let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let mut group = Group(pid);
-    let result = talk(&mut child, message, program).await;
+    let result = talk(&mut child, &input, program).await;
     // Reaped: its number may be somebody else's now.
     group.0 = None;
     result
 }
 
-async fn talk(child: &mut Child, message: &Message, program: &str) -> Result<(), String> {
-    let mut json = message.json().to_string();
-    json.push('\n');
+async fn talk(child: &mut Child, input: &str, program: &str) -> Result<(), String> {
     let stdin = child.stdin.take();
     let stderr = child.stderr.take();
     let feed = async {
         if let Some(mut stdin) = stdin {
             // It need not read.
-            let _ = stdin.write_all(json.as_bytes()).await;
+            let _ = stdin.write_all(input.as_bytes()).await;
         }
     };
     let mut said = Vec::new();

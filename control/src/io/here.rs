@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nix::unistd::Group;
 
+use ring::digest::{Context, SHA256};
 use zeroize::Zeroizing;
 
 use super::regular::Regular;
@@ -24,22 +25,29 @@ pub(super) const HERE: Machine = Machine { secret: secret::inspect, group, page 
 /// One of them is not a key.
 pub(super) fn complete(mut config: Config, file: &str) -> Result<Config, Errors> {
     if let Some(ha) = &config.ha {
-        config.keys = Keys(Some(keyring(&ha.auth).map_err(|why| {
+        config.keys = read_keys(&ha.auth).map_err(|why| {
             let message = format!("`key` of [ha]: {why}");
             let help = "`openssl rand -hex 32` makes one; both nodes have the same";
             Errors::unreadable(file, message, Some(help))
-        })?));
+        })?;
     }
     Ok(config)
 }
 
-fn keyring(auth: &Auth) -> Result<Keyring, String> {
+fn read_keys(auth: &Auth) -> Result<Keys, String> {
     let mut files = Vec::new();
     for key in &auth.keys {
         files.push((key.id, Zeroizing::new(secret::read(&key.file)?)));
     }
     let files: Vec<(u8, &str)> = files.iter().map(|(id, text)| (*id, text.as_str())).collect();
-    Keyring::parse(auth.mode.into(), &files).map_err(|e| e.to_string())
+    let ring = Keyring::parse(auth.mode.into(), &files).map_err(|e| e.to_string())?;
+    let mut digest = Context::new(&SHA256);
+    for (id, text) in &files {
+        digest.update(&[*id]);
+        digest.update(text.as_bytes());
+    }
+    let digest = digest.finish().as_ref().try_into().unwrap_or_default();
+    Ok(Keys { ring: Some(ring), digest })
 }
 
 fn group(name: &str) -> Result<Option<u32>, String> {

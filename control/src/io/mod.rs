@@ -7,12 +7,14 @@ mod agent;
 mod alert;
 mod command;
 pub mod file;
+mod heartbeat;
 mod here;
 mod line;
 pub mod log;
 mod mail;
 mod maintenance;
 mod metrics;
+mod pair;
 mod peer;
 pub mod probe;
 pub mod replicator;
@@ -36,9 +38,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{self, Config, Errors};
 use crate::log::{Level, Record};
-use crate::node::{ClientId, Identity, Input, Node, Output};
+use crate::node::{ClientId, HaReport, Identity, Input, Node, Output};
 use crate::time::{Instant, Stamp};
 use log::Log;
+use pair::Pair;
 use probe::Paths;
 use probe::prober::{Prober, RUNS_MAX};
 use socket::Socket;
@@ -82,6 +85,8 @@ pub fn instance_name(text: &str) -> Result<String, String> {
 /// What tasks tell the loop.
 enum Event {
     Input(Input),
+    /// The fencing command has ended.
+    Fenced(Result<(), String>),
     /// Something that gets a reply.
     Request(ClientId, oneshot::Sender<String>, Input),
 }
@@ -162,8 +167,9 @@ async fn serve(options: Options, log: &Log, runs_max: u64) -> anyhow::Result<u8>
     let paths = Paths::new(Some(options.run_dir.join("agent.sock")));
     let runs_max = usize::try_from(runs_max).unwrap_or(usize::MAX);
     let (prober, mut reports) = Prober::start(runs_max, paths)?;
+    let (said, mut heard) = mpsc::channel(heartbeat::REPORTS);
     let node = Node::new(who, config, clock.now());
-    let mut shell = Shell::start(node, clock, log, options, events, prober)?;
+    let mut shell = Shell::start(node, clock, log, options, events, prober, said)?;
     let mut runs = Vec::new();
     let mut status = shell.handle(Input::Tick);
     socket.open_to(shell.node.is_shared());
@@ -174,8 +180,13 @@ async fn serve(options: Options, log: &Log, runs_max: u64) -> anyhow::Result<u8>
             _ = terminate.recv() => Input::Stop,
             _ = interrupt.recv() => Input::Stop,
             _ = hangup.recv() => Input::Reload,
+            Some(report) = heard.recv() => Input::Ha(shell.pair.complete(report)),
             Some(event) = queue.recv() => match event {
                 Event::Input(input) => input,
+                Event::Fenced(result) => {
+                    shell.pair.fenced(result);
+                    Input::Tick
+                }
                 Event::Request(client, reply, input) => {
                     shell.replies.insert(client, reply);
                     input
@@ -202,6 +213,10 @@ async fn serve(options: Options, log: &Log, runs_max: u64) -> anyhow::Result<u8>
             }
             () = tokio::time::sleep(pause) => Input::Tick,
         };
+        if shell.pair.has_died() {
+            // The other node takes over; a new process may own things again.
+            bail!("the thread of the heartbeat has ended by a mistake in xvip");
+        }
         status = shell.handle(input);
         socket.open_to(shell.node.is_shared());
     }
@@ -227,6 +242,7 @@ struct Shell<'a> {
     sorry: sorry::Server,
     prober: Prober,
     metrics: Option<metrics::Server>,
+    pair: Pair,
 }
 
 impl<'a> Shell<'a> {
@@ -238,10 +254,12 @@ impl<'a> Shell<'a> {
         options: Options,
         events: mpsc::Sender<Event>,
         prober: Prober,
+        said: mpsc::Sender<HaReport>,
     ) -> anyhow::Result<Self> {
         let (overrides, problem) = store::load(&options.state_dir, Clock::stamp().unix_ms);
         node.restore(overrides, problem);
         let writer = store::Writer::start(options.state_dir.clone(), events.clone());
+        let pair = Pair::new(options.run_dir.clone(), events.clone(), said);
         let sorry = sorry::Server::start(options.run_dir.join("sorry.addresses"))?;
         Ok(Self {
             node,
@@ -256,6 +274,7 @@ impl<'a> Shell<'a> {
             sorry,
             prober,
             metrics: None,
+            pair,
         })
     }
 
@@ -292,6 +311,7 @@ impl<'a> Shell<'a> {
                     let events = self.events.clone();
                     self.metrics = address.map(|at| metrics::Server::start(at, events));
                 }
+                Output::Ha(order) => self.pair.order(order),
                 Output::Load => self.load(),
                 Output::Parse(client, file, text) => self.parse(client, file, text),
                 Output::Store(write, bytes) => self.writer.write(write, bytes),

@@ -61,6 +61,10 @@ impl Node {
                 self.answer_metrics(client, now);
                 return;
             }
+            Verb::Ha {} => {
+                self.answer_ha(client, now);
+                return;
+            }
             Verb::Status {} => (AskKind::Status, Request::Status),
             Verb::Services {} => (AskKind::Services, Request::Status),
             Verb::Counters {} => (AskKind::Counters, Request::Status),
@@ -105,6 +109,10 @@ impl Node {
             Verb::Rollback {} => {
                 self.log(peer_record(Level::Info, "rollback_asked", &peer));
                 self.rollback_asked(client, now);
+            }
+            Verb::Switchover { .. } | Verb::HaMaintenance { .. } => {
+                self.log(peer_record(Level::Info, "ha_asked", &peer));
+                self.ha_command(client, &verb, now);
             }
             Verb::Plan { file, text } => self.out.push(Output::Parse(client, file, text)),
             verb => self.decide(client, &peer, &verb, now),
@@ -246,6 +254,7 @@ impl Node {
             alerts: self.alert_status(now),
             spare: self.spare_status(),
             metrics: self.metrics_status(),
+            ha: self.ha_summary(),
             data_plane: self.last_status.as_ref().map(|(_, status)| status.clone()),
         }
     }
@@ -263,6 +272,7 @@ impl Node {
             warnings.push(format!("overrides: {problem}"));
         }
         warnings.extend(self.sorry.problems.iter().cloned());
+        warnings.extend(self.ha_warnings());
         if let Some(watch) = self.maintain.watch.status(0) {
             if let Some(problem) = watch.problem {
                 warnings.push(format!("maintenance directory: {problem}"));

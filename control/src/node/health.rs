@@ -14,6 +14,7 @@ use super::link::What;
 use super::{Node, Output};
 use crate::check::{Probe, ProbeSet, Report};
 use crate::event::{Event, Kind};
+use crate::failover::settings::Ping;
 use crate::health::{Health, State, Tally, Verdict, label};
 use crate::overrides::RealKey;
 use crate::plan::{Plan, plan};
@@ -25,7 +26,7 @@ use crate::verbs::{CheckHealth, HealthSummary, RealHealth, ServiceHealth, TROUBL
 pub(super) struct Care {
     pub(super) health: Health,
     /// What the shell was last told to run.
-    probes: Option<Arc<ProbeSet>>,
+    probes: Option<(Arc<ProbeSet>, Vec<Ping>)>,
     /// The last plan's view of the services.
     plan: Option<Plan>,
     /// What the data plane was last sent in this session.
@@ -62,11 +63,13 @@ impl Node {
         for event in self.care.health.take_events() {
             self.event(event);
         }
-        let wanted = self.care.health.probes();
-        if !self.care.probes.as_ref().is_some_and(|p| Arc::ptr_eq(p, wanted)) {
-            let wanted = Arc::clone(wanted);
-            self.care.probes = Some(Arc::clone(&wanted));
-            self.out.push(Output::Probes(wanted));
+        let wanted = Arc::clone(self.care.health.probes());
+        let same = |(p, pings): &(Arc<ProbeSet>, Vec<Ping>)| {
+            Arc::ptr_eq(p, &wanted) && *pings == self.pings()
+        };
+        if !self.care.probes.as_ref().is_some_and(same) {
+            self.care.probes = Some((Arc::clone(&wanted), self.pings().to_vec()));
+            self.out.push(Output::Probes(self.with_pings(&wanted)));
         }
         for probe in self.care.health.take_urgent() {
             self.out.push(Output::ProbeNow(probe));

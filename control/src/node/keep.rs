@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dataplane_api::message::{How, Request, ServiceStatus, Status};
+use dataplane_api::message::{ServiceStatus, Status};
 
-use super::link::What;
+use super::ending::Order;
 use super::{Node, Output, STORE_RETRY};
 use crate::config::Config;
 use crate::event::{Event, Kind};
@@ -160,45 +160,11 @@ impl Node {
                 match then {
                     Then::Keep => self.overrides.deadline_done(&key),
                     Then::Reset => {
-                        self.maintain.ending.insert(key);
+                        self.maintain.ending.insert(key, Order::Due);
                     }
                 }
             }
         }
-    }
-
-    /// Has connections ended whose deadline has come, once each, as soon as there is a data plane.
-    fn end_conns(&mut self, now: Instant) {
-        if !self.link.is_up() || !self.link.applied || self.stop_by.is_some() {
-            return;
-        }
-        let asked = |key: &RealKey| {
-            self.link.pending.iter().any(|p| matches!(&p.what, What::End(other) if other == key))
-        };
-        let next = self.maintain.ending.iter().find(|key| !asked(key)).cloned();
-        if let Some(key) = next {
-            let request = Request::EndConns {
-                service: key.service.clone(),
-                real: key.address,
-                port: key.port,
-                how: How::Reset,
-            };
-            self.send(What::End(key), request, now);
-        }
-    }
-
-    /// The data plane ends them, or says why not.
-    pub(super) fn ended(&mut self, key: &RealKey, result: Result<u64, String>, now: Instant) {
-        let record = match &result {
-            Ok(conns) => Record::new(Level::Info, "connections_reset").with("count", conns),
-            Err(reason) => {
-                Record::new(Level::Error, "connections_not_reset").with("reason", reason)
-            }
-        };
-        self.log(record.with("service", &key.service).with("real", key.text()));
-        self.maintain.ending.remove(key);
-        self.overrides.deadline_done(key);
-        self.save(now);
     }
 
     /// Asks for the overrides to be written.

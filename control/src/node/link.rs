@@ -230,6 +230,11 @@ impl Node {
     }
 
     pub(super) fn renew(&mut self, now: Instant) {
+        if self.is_paired() {
+            // The heartbeat does, for as long as this node is the one.
+            self.link.lease_at = None;
+            return;
+        }
         let ttl = self.config.control.lease;
         self.link.lease_at = Some(now.after(ttl / 3));
         let ttl_ms = u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX);

@@ -3,10 +3,11 @@
 //! A client gets its reply when the data plane acts on the decision and it is on disk, or when it
 //! is clear that one of both takes longer. `keep` has what is due by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use dataplane_api::message::Request;
 
+use super::ending::Order;
 use super::keep::{Drained, Store, Watch};
 use super::link::What;
 use super::{CLIENT_WAIT_MAX, ClientId, Node, Peer};
@@ -22,8 +23,8 @@ pub(super) struct Maintain {
     pub(super) watch: Watch,
     /// How reals without new connections get on.
     pub(super) drained: BTreeMap<RealKey, Drained>,
-    /// Reals whose connections are to be ended, until the data plane says that it does.
-    pub(super) ending: BTreeSet<RealKey>,
+    /// Reals whose connections are to be ended, until the data plane says that none is left.
+    pub(super) ending: BTreeMap<RealKey, Order>,
     /// Clients that wait for their decision to take effect.
     changes: BTreeMap<u64, Change>,
     next_change: u64,

@@ -8,10 +8,12 @@
 //! Parts: `link` keeps the connection to the data plane and `reply` understands what it says,
 //! `reload` takes a new file in and `confirm` undoes it, `health` turns outcomes of checks into
 //! plans, `maintain` and `keep` are about what operators decide over the file's head, `rights` says
-//! who may, `answer` tells operators, `watch` keeps events and sends alerts, `tell` shows them.
+//! who may, `ha` speaks with the failure detector of a pair, `answer` tells operators, `watch` keeps events and sends alerts, `tell` shows them.
 
 mod answer;
 mod confirm;
+mod ending;
+mod ha;
 mod health;
 mod keep;
 mod link;
@@ -42,6 +44,8 @@ use crate::overrides::Overrides;
 use crate::sorry::Pages;
 use crate::time::Instant;
 use crate::verbs::{Code, Failure};
+use ha::Ha;
+pub use ha::{HaOrder, HaReport, HaState, Pair};
 use health::Care;
 use link::{Link, What};
 use maintain::Maintain;
@@ -66,6 +70,8 @@ const CANDIDATE_LOSSES: u32 = 3;
 const STORE_RETRY: Duration = Duration::from_secs(30);
 /// How long an orderly stop waits for the data plane.
 const STOP_MAX: Duration = Duration::from_secs(1);
+/// And for the other node to take over, with every connection.
+const LEAVE_MAX: Duration = Duration::from_secs(6);
 
 /// Who we are; fixed for the life of the process.
 #[derive(Clone, Debug)]
@@ -138,6 +144,10 @@ pub enum Input {
     Listening(SocketAddr, Result<(), String>),
     /// Somebody fetches the metrics.
     Scrape(ClientId, Format),
+    /// The failure detector says something.
+    Ha(HaReport),
+    /// It, or replication, could not be started, for this reason.
+    HaFailed(String),
     /// A client is to be turned away, for this reason.
     Unreadable(ClientId, Peer, Failure),
 }
@@ -171,6 +181,8 @@ pub enum Output {
     Alert(Delivery),
     /// Serve metrics there, and nowhere else.
     Listen(Option<SocketAddr>),
+    /// For the failure detector.
+    Ha(HaOrder),
     /// Write a line of the log.
     Log(Record),
     /// End the process with this status.
@@ -200,6 +212,7 @@ pub struct Node {
     sorry: Pageant,
     care: Care,
     watch: Watch,
+    ha: Ha,
     overrides: Overrides,
     /// When a forbidden request was last logged, and how many there were since.
     forbidden: (Option<Instant>, u64),
@@ -230,6 +243,7 @@ impl Node {
             sorry: Pageant::default(),
             care,
             watch,
+            ha: Ha::default(),
             overrides: Overrides::default(),
             forbidden: (None, 0),
             stop_by: None,
@@ -249,6 +263,7 @@ impl Node {
             Input::Agent(session, reply) => self.agent(session, *reply, now),
             Input::Probed(runs) => {
                 self.watch_runs(&runs);
+                self.ha_probed(&runs);
                 self.probed(&runs, now);
             }
             Input::Alerted(id, result) => self.alerted(id, result, now),
@@ -259,6 +274,8 @@ impl Node {
             Input::Stored(write, result) => self.stored(write, result, now),
             Input::Maintenance(read) => self.maintenance(read, now),
             Input::Parsed(client, result) => self.parsed(client, result, now),
+            Input::Ha(report) => self.ha_report(report, now),
+            Input::HaFailed(reason) => self.ha_failed(reason),
             Input::Unreadable(client, peer, failure) => self.turn_away(client, peer, failure),
         }
         self.tick(now);
@@ -270,13 +287,14 @@ impl Node {
     pub fn next_deadline(&self) -> Option<Instant> {
         let (link, health) = (self.link.next_deadline(), self.care.health.next_deadline());
         let parts = [link, health, self.watch.next_deadline(), self.stop_by];
-        let own = [self.keep_deadline(), self.confirm_deadline()];
+        let own = [self.keep_deadline(), self.confirm_deadline(), self.ha.next_deadline()];
         parts.into_iter().chain(own).flatten().min()
     }
 
     /// Does what is due.
     fn tick(&mut self, now: Instant) {
         self.link_tick(now);
+        self.ha_tick(now);
         if self.stop_by.is_none() {
             self.keep_tick(now);
             self.confirm_tick(now);
@@ -285,7 +303,7 @@ impl Node {
         self.changes_tick(now);
         self.watch_tick(now);
         if self.stop_by.is_some_and(|by| by <= now) {
-            self.exit("the data plane did not confirm in time");
+            self.exit("nobody confirmed in time that the VIPs are given up");
         }
     }
 
@@ -307,7 +325,9 @@ impl Node {
         self.reload_abandoned();
         self.clients_abandoned(Code::Stopping, "xvip-control is stopping");
         self.changes_abandoned("xvip-control is stopping");
-        if self.config.control.on_stop == OnStop::Keep {
+        if self.ha_stop() {
+            self.stop_by = Some(now.after(LEAVE_MAX));
+        } else if self.config.control.on_stop == OnStop::Keep {
             self.exit("on_stop = \"keep\": the lease runs out by itself");
         } else if self.link.leased() {
             let epoch = self.epoch;

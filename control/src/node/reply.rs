@@ -56,7 +56,12 @@ impl Node {
             (What::Lease | What::Poll, Reply::Error { message }) => self.complained(message),
             (What::Release, Reply::Leased) => self.exit("VIPs given up"),
             (What::Release, Reply::Error { message }) => self.exit(&message),
-            (What::Poll, Reply::Status(status)) => self.seen(status, now),
+            (What::Poll, Reply::Status(status)) => {
+                // Only now and then, by our own clock: whoever watches closely (`xvip top`) would
+                // cut what clients suffer into pieces too small to count.
+                self.care.health.evidence(&status);
+                self.seen(status, now);
+            }
             (What::Compare(client, config), Reply::Status(status)) => {
                 self.seen(status, now);
                 self.answer_plan(client, &config, now);
@@ -83,7 +88,7 @@ impl Node {
     /// Keeps what the data plane says of itself.
     pub(super) fn seen(&mut self, status: Box<Status>, now: Instant) {
         self.sample_drained(&status, now);
-        self.care.health.evidence(&status);
+        self.follow_ends(&status, now);
         self.look(&status, now);
         self.last_status = Some((now, status));
     }

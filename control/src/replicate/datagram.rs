@@ -4,11 +4,11 @@
 //! |---|---|
 //! | 0–3 | `xvrp` |
 //! | 4 | kind: 1 hello, 2 welcome, 3 data, 4 acknowledgement, 5 bye |
-//! | 5 | version: of hello and welcome the highest that the sender speaks, of others that of the session |
+//! | 5 | version: of hello and welcome the highest the sender speaks, of others the session's |
 //! | 6–7 | 0 |
 //! | 8–15 | session of the sender |
 //! | 16–23 | session of the receiver; 0: not known |
-//! | 24–31 | number: of data its place in the stream, from 1 on; of others rising from one to the next |
+//! | 24–31 | number: of data its place in the stream, from 1 on; of others rising |
 //!
 //! The body follows, both as [`super::Guard`] seals them.
 
@@ -18,8 +18,8 @@ use super::limits::{BODY_MAX, WINDOW};
 pub const HEADER_BYTES: usize = 32;
 /// Least bytes of a datagram: no body is shorter.
 pub const DATAGRAM_LEAST: usize = HEADER_BYTES + BYE_BYTES;
-/// Body of a bye: why. 1: control stops or has other settings; 2: its data plane is gone; 3: another
-/// session is wanted.
+/// Body of a bye: why. 1: control stops or has other settings; 2: its data plane is gone; 3:
+/// another session is wanted.
 pub const BYE_BYTES: usize = 1;
 /// Bytes before each item in a body: its length (of what follows, two bytes) and its kind.
 pub const ITEM_BYTES: usize = 3;

@@ -52,12 +52,14 @@ impl Export {
                 mark.since_ns = Some(*since_ns).filter(|ns| *ns > 0);
                 (mark.records, mark.upserts) = (records.len() as u16, upserts as u16);
                 // A pass names its own moment, not that of the changes that wait beside it.
-                if self.complete && self.running.is_none() {
+                mark.live = self.running.is_none();
+                if self.complete && mark.live {
                     mark.clean_ns = *since_ns;
                 }
             }
             Stream::Begin { pass, bucket: ALL } => {
-                (self.running, self.tainted_ns) = (Some(*pass), None);
+                // Also one of its own: it found out that the peer lacks something.
+                (self.running, self.tainted_ns, self.complete) = (Some(*pass), None, false);
             }
             Stream::End { pass, bucket: ALL, .. } if self.running == Some(*pass) => {
                 self.running = None;
@@ -73,7 +75,10 @@ impl Export {
 
     /// The data plane says how it stands; `true` if everything up to that moment is in the stream.
     pub(super) fn stands(&mut self, standing: &Standing, now: u64) -> bool {
-        if self.overflows.is_some_and(|before| standing.overflows > before) {
+        // Less than before: it counts anew.
+        let now_lost = standing.overflows;
+        if self.overflows.is_some_and(|before| now_lost > before || (1..before).contains(&now_lost))
+        {
             (self.complete, self.tainted_ns) = (false, Some(now));
         }
         self.overflows = Some(standing.overflows);

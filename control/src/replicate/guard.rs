@@ -1,8 +1,9 @@
 //! Proof and secrecy of datagrams, over [`crate::seal`].
 //!
 //! The header stands in clear before what is sealed, so that what is not for us can be told without
-//! any reckoning, and again within it, so that it is proved. Greetings are sealed with keys that last;
-//! everything else with keys of the session, so that no number that a cipher needs is ever used twice.
+//! any reckoning, and again within it, so that it is proved. Greetings are sealed with keys that
+//! last; everything else with keys of the session, so that no number that a cipher needs is ever
+//! used twice.
 
 use super::datagram::{HEADER_BYTES, Header, Kind};
 use crate::seal::{Context, Keyring, Opener, Proof, Purpose, Refused, Sealer};
@@ -32,7 +33,8 @@ impl Guard {
         self.encrypt
     }
 
-    /// Makes the keys of a session; `false` if it is to be encrypted and there is no key to do it with.
+    /// Makes the keys of a session; `false` if it is to be encrypted and there is no key to do it
+    /// with.
     pub(super) fn open_session(&mut self, mine: u64, theirs: u64, encrypted: bool) -> bool {
         let (ours, others) = (both(mine, theirs), both(theirs, mine));
         let (mut sealer, opener) = pair(&self.keys, (&self.node, &ours), (&self.peer, &others));
@@ -95,9 +97,9 @@ fn both(from: u64, to: u64) -> [u8; 16] {
     (u128::from(from) << 64 | u128::from(to)).to_be_bytes()
 }
 
-/// For what `us` sends and for what comes from `them`, each with the name of the sender and the session.
+/// For what `us` sends and for what comes from `them`, each with the name of the sender and the
+/// session.
 fn pair(keys: &Keyring, us: (&str, &[u8]), them: (&str, &[u8])) -> (Sealer, Opener) {
-    let context =
-        |from, to, session| Context { purpose: Purpose::Stream, from, to, session };
+    let context = |from, to, session| Context { purpose: Purpose::Stream, from, to, session };
     (keys.sealer(&context(us.0, them.0, us.1)), keys.opener(&context(them.0, us.0, them.1)))
 }

@@ -55,6 +55,12 @@ impl Import {
         self.unapplied.len() < UNAPPLIED_MAX
     }
 
+    /// For tests: datagrams not applied.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.unapplied.len()
+    }
+
     pub(super) fn is_whole(&self) -> bool {
         self.whole
     }
@@ -90,8 +96,8 @@ impl Import {
         contents
     }
 
-    /// The data plane has applied its frames up to this one: number of the last datagram of which that
-    /// is all, if it is another one. `Err`: it never got such a frame.
+    /// The data plane has applied its frames up to this one: number of the last datagram of which
+    /// that is all, if it is another one. `Err`: it never got such a frame.
     pub(super) fn applied(&mut self, frame: u64) -> Result<Option<u64>, ()> {
         if frame > self.last {
             return Err(());
@@ -132,7 +138,8 @@ impl Import {
     }
 }
 
-/// A frame of the stream for the data plane, its length before it, around bytes that have been read.
+/// A frame of the stream for the data plane, its length before it, around bytes that have been
+/// read.
 fn stream_frame(number: u64, item: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(13 + item.len());
     frame.extend((item.len() as u32 + 9).to_be_bytes());

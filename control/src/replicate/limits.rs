@@ -4,8 +4,8 @@ use dataplane_api::sync::STREAM_MAX;
 
 use super::datagram::{HEADER_BYTES, ITEM_BYTES};
 
-/// Versions of what nodes say to each other that this release speaks: a new one comes with each change
-/// of the datagrams, of the frames of the stream or of the record.
+/// Versions of what nodes say to each other that this release speaks: a new one comes with each
+/// change of the datagrams, of the frames of the stream or of the record.
 pub const VERSIONS: (u8, u8) = (1, 1);
 
 /// Largest datagram: with the headers of IPv6 and UDP it fits into an MTU of 1500, and into one of
@@ -15,12 +15,12 @@ pub const DATAGRAM_MAX: usize = 1400;
 pub const SEAL_MAX: usize = crate::seal::OVERHEAD + HEADER_BYTES;
 /// Largest body.
 pub const BODY_MAX: usize = DATAGRAM_MAX - HEADER_BYTES - SEAL_MAX;
-/// Datagrams on their way; and those kept at the receiver until it is their turn. At 15 records each
-/// it is a third of a second of 50,000 records a second.
+/// Datagrams on their way; and those kept at the receiver until it is their turn. At 15 records
+/// each it is a third of a second of 50,000 records a second.
 pub const WINDOW: u16 = 1024;
-/// Datagrams delivered to a data plane that it has not applied yet; more, and nothing is fetched from
-/// the own one. Ample, so that the reports of the data plane, which come behind its own stream, are
-/// always reached: a socket holds a few hundred frames.
+/// Datagrams delivered to a data plane that it has not applied yet; more, and nothing is fetched
+/// from the own one. Ample, so that the reports of the data plane, which come behind its own
+/// stream, are always reached: a socket holds a few hundred frames.
 pub const UNAPPLIED_MAX: usize = 8 * WINDOW as usize;
 /// Items fetched from the own data plane that are in no datagram yet.
 pub const PENDING_MAX: usize = 128;
@@ -41,8 +41,8 @@ pub const TRIES_MAX: u32 = 24;
 
 /// Greetings each second that are looked into, and at once.
 pub const GREETINGS: (u64, u64) = (200, 100);
-/// Other datagrams each second whose proof is looked at, and at once: four times what is ever sent at
-/// the rates we promise.
+/// Other datagrams each second whose proof is looked at, and at once: four times what is ever sent
+/// at the rates we promise.
 pub const DATAGRAMS: (u64, u64) = (200_000, 20_000);
 
 const MS: u64 = 1_000_000;

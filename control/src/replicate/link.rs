@@ -1,13 +1,16 @@
 //! The way between two nodes: a session in which items arrive in order, once, or the session ends.
 //!
 //! What is not the peer's costs little and touches nothing: first the header is looked at (whoever
-//! does not know our random session number is no part of a session), then a limiter, then the proof.
+//! does not know our random session number is no part of a session), then a limiter, then the
+//! proof.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 use super::datagram::{Ack, BYE_BYTES, DATAGRAM_LEAST, Greeting, Header, Kind};
+use super::event::Ended;
+use super::guard::Guard;
 use super::inbox::{Inbox, Refused as Unwanted};
 use super::limits::{
     ACK_DELAY_NS, ACK_EVERY, CONTROL_MAX, DATAGRAM_MAX, DATAGRAMS, GREETINGS, IDLE_NS,
@@ -16,68 +19,7 @@ use super::meter::Mark;
 use super::outbox::Outbox;
 use super::session::{Belongs, Outcome, Session};
 use super::view::Refused;
-use super::guard::Guard;
 use crate::seal::{self, Limiter};
-
-/// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// The peer's control is stopped, or has other settings now.
-    PeerStopped,
-    /// The peer's data plane is gone.
-    PeerDataPlane,
-    /// The peer ended it for a reason of its own: it heard nothing of us, or began anew.
-    PeerAnew,
-    /// Nothing was heard of the peer.
-    Silence,
-    /// A datagram was sent again and again, in vain, while others came through.
-    Blocked,
-    /// Our own data plane is gone.
-    DataPlane,
-    /// We stop, or have other settings.
-    Stopped,
-    /// The session is to be encrypted, and there is no key.
-    NoKey,
-}
-
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::PeerStopped => "the peer's control stopped",
-            Self::PeerDataPlane => "the peer's data plane is gone",
-            Self::PeerAnew => "the peer began anew",
-            Self::Silence => "nothing is heard of the peer",
-            Self::Blocked => {
-                "datagrams do not arrive while others do: see that the way between the nodes carries 1400 \
-                 bytes of UDP (`ping -M do -s 1400 PEER`)"
-            }
-            Self::DataPlane => "our own data plane is gone",
-            Self::Stopped => "replication was stopped",
-            Self::NoKey => {
-                "one of the nodes wants encryption, and this one has no key: give both the same `key` in `[ha]`"
-            }
-        })
-    }
-}
-
-impl Ended {
-    /// What the peer is told.
-    const fn code(self) -> u8 {
-        match self {
-            Self::Stopped => 1,
-            Self::DataPlane => 2,
-            _ => 3,
-        }
-    }
-
-    const fn of_peer(code: u8) -> Self {
-        match code {
-            1 => Self::PeerStopped,
-            2 => Self::PeerDataPlane,
-            _ => Self::PeerAnew,
-        }
-    }
-}
 
 /// What became of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,11 +52,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(
-        guard: Guard,
-        random: Box<dyn FnMut() -> u64 + Send>,
-        now: u64,
-    ) -> Self {
+    pub(super) fn new(guard: Guard, random: Box<dyn FnMut() -> u64 + Send>, now: u64) -> Self {
         Self {
             guard,
             session: Session::new(random),
@@ -198,8 +136,8 @@ impl Link {
         self.say(kind, self.session.newest(), from, to, &body);
     }
 
-    /// Takes a datagram in. The marks of what the peer has applied go to `applied`. Returns whether it
-    /// was one of the peer's, of this session.
+    /// Takes a datagram in. The marks of what the peer has applied go to `applied`. Returns whether
+    /// it was one of the peer's, of this session.
     pub(super) fn receive(
         &mut self,
         bytes: &[u8],
@@ -246,11 +184,11 @@ impl Link {
                     self.refused.version += 1;
                     return None;
                 }
-                if header.kind == Kind::Data {
-                    if let Err(why) = self.inbox.would_take(header.number) {
-                        self.unwanted(why, now);
-                        return None;
-                    }
+                if header.kind == Kind::Data
+                    && let Err(why) = self.inbox.would_take(header.number)
+                {
+                    self.unwanted(why, now);
+                    return None;
                 }
                 &mut self.datagrams
             }
@@ -355,12 +293,11 @@ impl Link {
                 false
             }
             Kind::Ack => {
-                let ack = Ack::decode(&body).ok();
-                let taken =
-                    ack.as_ref().and_then(|a| self.outbox.acknowledged(a, now, applied).ok());
-                match (ack, taken) {
-                    (Some(ack), Some(())) => self.complete.1 = ack.complete,
-                    _ => self.refused.nonsense += 1,
+                match Ack::decode(&body) {
+                    Ok(ack) if self.outbox.acknowledged(&ack, now, applied).is_ok() => {
+                        self.complete.1 = ack.complete;
+                    }
+                    Ok(_) | Err(_) => self.refused.nonsense += 1,
                 }
                 true
             }
@@ -458,9 +395,9 @@ impl Link {
         self.changes.pop_front()
     }
 
-    /// For tests: what is kept.
+    /// For tests: datagrams that wait, in and out.
     #[cfg(test)]
-    pub(super) fn kept(&self) -> (usize, usize) {
-        (self.inbox.kept(), self.control.len())
+    pub(super) fn kept(&self) -> [usize; 2] {
+        [self.inbox.kept(), self.control.len()]
     }
 }

@@ -10,6 +10,8 @@ use super::limits::{LATENCY_NS, RATE_NS};
 pub(super) struct Mark {
     /// When the first of its changes happened, on the data plane's clock.
     pub since_ns: Option<u64>,
+    /// They are changes as they came, not part of a pass: how late they are is measured.
+    pub live: bool,
     /// Records in it.
     pub records: u16,
     /// Of them, those that are not removals.
@@ -20,7 +22,8 @@ pub(super) struct Mark {
     pub clean_ns: u64,
 }
 
-/// How late changes are known to the peer, in microseconds, over the last ten to twenty seconds.
+/// How late changes are known to the peer, in microseconds, over the last ten to twenty seconds;
+/// while a pass is made it is not measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// Changes counted.
@@ -71,7 +74,7 @@ impl Meter {
 
     /// The peer has applied what `mark` stands for.
     pub(super) fn applied(&mut self, mark: &Mark, now: u64) {
-        if let Some(since) = mark.since_ns {
+        if let Some(since) = mark.since_ns.filter(|_| mark.live) {
             let us = now.saturating_sub(since) / 1000;
             self.latency[0].saturating_record_n(us.max(1), u64::from(mark.records));
         }

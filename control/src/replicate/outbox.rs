@@ -1,10 +1,10 @@
 //! The sending side of a session: numbers, windows, and what is to be sent again.
 //!
 //! Two windows hold a sender back: that of the receiver, which keeps so many datagrams until it is
-//! their turn, and one of our own that follows loss (RFC 9002, section 7, in short), because a burst
-//! of a thousand datagrams is more than the receive buffers of most hosts hold.
+//! their turn, and one of our own that follows loss (RFC 9002, section 7, in short), because a
+//! burst of a thousand datagrams is more than the receive buffers of most hosts hold.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -45,7 +45,8 @@ pub(super) struct Outbox {
     /// From the first that is not delivered on; the last has number `next - 1`.
     flight: VecDeque<Flight>,
     next: u64,
-    lost: VecDeque<u64>,
+    /// Numbers of what is to be sent again; the first ones first, for all others wait for them.
+    lost: BTreeSet<u64>,
     /// Of the datagram of that number, in order.
     unapplied: VecDeque<(u64, Mark)>,
     upserts: u64,
@@ -70,7 +71,7 @@ impl Outbox {
             pending: VecDeque::new(),
             flight: VecDeque::new(),
             next: 1,
-            lost: VecDeque::new(),
+            lost: BTreeSet::new(),
             unapplied: VecDeque::new(),
             upserts: 0,
             outstanding: 0,
@@ -120,7 +121,7 @@ impl Outbox {
         if self.outstanding >= self.limit {
             return None;
         }
-        while let Some(number) = self.lost.pop_front() {
+        while let Some(number) = self.lost.pop_first() {
             let stamp = self.stamp + 1;
             let wait = self.wait_ns();
             let Some(flight) = self.flight_mut(number).filter(|f| f.lost && !f.held) else {
@@ -248,7 +249,7 @@ impl Outbox {
         for (number, flight) in (base..).zip(&mut self.flight) {
             if !flight.held && !flight.lost && flight.stamp + REORDER <= newest {
                 flight.lost = true;
-                self.lost.push_back(number);
+                self.lost.insert(number);
                 self.outstanding = self.outstanding.saturating_sub(1);
                 last = last.max(Some(flight.stamp));
             }
@@ -276,7 +277,7 @@ impl Outbox {
             }
             alive &= flight.tries < TRIES_MAX;
             flight.lost = true;
-            self.lost.push_back(number);
+            self.lost.insert(number);
             self.outstanding = self.outstanding.saturating_sub(1);
             late = late.max(Some(flight.stamp));
         }
@@ -338,6 +339,12 @@ impl Outbox {
         let mut marks =
             self.unapplied.iter().map(|(_, mark)| mark).chain(self.pending.iter().map(|p| &p.mark));
         (self.upserts, marks.find_map(|mark| mark.since_ns))
+    }
+
+    /// For tests: items that wait, or are not applied.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.pending.len() + self.unapplied.len()
     }
 
     /// Time of a round trip, smoothed.

@@ -5,69 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dataplane_api::VERSION;
-use dataplane_api::sync::{Frame, Malformed, Standing, Stream};
+use dataplane_api::sync::{Frame, Standing, Stream};
 
 use super::Guard;
 use super::datagram::{BUCKET_BYTES, Item, buckets};
+use super::event::{Ended, Event, FrameError};
 use super::export::Export;
 use super::import::Import;
 use super::limits::{EVENTS_MAX, FRAMES_MAX, REPAIR_GAP_NS};
-use super::link::{Change, Ended, Link};
+use super::link::{Change, Link};
 use super::meter::{Mark, Meter};
-
-/// What the rest of control ought to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A session with the peer is open; this version is spoken.
-    Opened {
-        /// The version.
-        version: u8,
-    },
-    /// The session is over.
-    Lost(Ended),
-    /// The peer has all our connections.
-    PeerSynced,
-    /// We have all of the peer's.
-    Synced,
-    /// The tables differed in so many of 256 parts, which were asked for again.
-    Repairing {
-        /// Parts.
-        buckets: u32,
-    },
-    /// The peer speaks versions that we do not.
-    Version {
-        /// Its lowest.
-        low: u8,
-        /// Its highest.
-        high: u8,
-    },
-    /// What [`Replication::drain`] asked for: all changes up to then are acknowledged.
-    Drained,
-}
-
-/// Why the session with the own data plane cannot go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameError {
-    /// It is no frame.
-    Malformed(Malformed),
-    /// It speaks another version.
-    Version(u32),
-    /// A frame at the wrong time, or with a number that cannot be.
-    Unexpected,
-}
-
-impl std::fmt::Display for FrameError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Malformed(malformed) => malformed.fmt(f),
-            Self::Version(theirs) => write!(
-                f,
-                "the data plane speaks version {theirs}, control {VERSION}: use those of one release"
-            ),
-            Self::Unexpected => f.write_str("the data plane said what it cannot say now"),
-        }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DataPlane {
@@ -175,7 +122,8 @@ impl Replication {
         self.since_ns = now;
     }
 
-    /// Ends the session; nothing is to be handed in after this, and what is to be sent is to be sent.
+    /// Ends the session; nothing is to be handed in after this, and what is to be sent is to be
+    /// sent.
     pub fn stop(&mut self, now: u64) {
         self.link.stop(Ended::Stopped);
         self.changes(now);
@@ -209,8 +157,7 @@ impl Replication {
                 return Err(FrameError::Version(version));
             }
             (Frame::Applied { number }, DataPlane::Here) => {
-                let datagram =
-                    self.import.applied(number).map_err(|()| FrameError::Unexpected)?;
+                let datagram = self.import.applied(number).map_err(|()| FrameError::Unexpected)?;
                 if let Some(number) = datagram {
                     self.link.applied(number, now);
                 }
@@ -220,10 +167,11 @@ impl Replication {
                 self.differs(first, &buckets, now);
             }
             (Frame::Standing(standing), DataPlane::Here) => {
-                if self.export.stands(&standing, now) && self.link.session.is_open() {
-                    if !self.link.outbox.clean_until(standing.now_ns) {
-                        self.clean(standing.now_ns);
-                    }
+                if self.export.stands(&standing, now)
+                    && self.link.session.is_open()
+                    && !self.link.outbox.clean_until(standing.now_ns)
+                {
+                    self.clean(standing.now_ns);
                 }
                 self.link.set_complete(self.export.is_complete(), now);
                 self.standing = Some(standing);
@@ -393,16 +341,13 @@ impl Replication {
     /// When [`Self::tick`] has something to do, and [`Self::next_datagram`] to be asked.
     #[must_use]
     pub fn next_deadline(&self) -> u64 {
-        let open = self.link.session.is_open();
-        let resend = self.wanted != [0; BUCKET_BYTES];
-        [
-            self.link.deadline(),
-            if open { self.next_digest_ns } else { u64::MAX },
-            if open && resend { self.resend_ns } else { u64::MAX },
-            if open { self.export.deadline() } else { u64::MAX },
-        ]
-        .into_iter()
-        .fold(u64::MAX, u64::min)
+        let link = self.link.deadline();
+        if !self.link.session.is_open() {
+            return link;
+        }
+        let wanted = self.wanted != [0; BUCKET_BYTES];
+        let resend = if wanted { self.resend_ns } else { u64::MAX };
+        link.min(self.next_digest_ns).min(resend).min(self.export.deadline())
     }
 
     /// The next frame to write to the data plane, its length before it.
@@ -435,25 +380,6 @@ impl Replication {
         self.events.pop_front()
     }
 
-    /// The peer has all our connections.
-    #[must_use]
-    pub fn is_peer_synced(&self) -> bool {
-        self.link.session.is_open() && self.export.is_complete()
-    }
-
-    /// We have all of the peer's.
-    #[must_use]
-    pub fn is_synced(&self) -> bool {
-        self.link.session.is_open() && self.import.is_whole() && self.link.is_complete()
-    }
-
-    /// Whether everything that happened here before this moment of the monotonic clock is in the
-    /// peer's table.
-    #[must_use]
-    pub fn is_drained(&self, moment_ns: u64) -> bool {
-        self.is_peer_synced() && self.clean_ns >= moment_ns
-    }
-
     /// Asks for [`Event::Drained`] as soon as everything up to now is in the peer's table.
     pub fn drain(&mut self, now: u64) {
         self.drain_ns = Some(now);
@@ -461,6 +387,13 @@ impl Replication {
 
     pub(super) fn data_plane(&self) -> DataPlane {
         self.data_plane
+    }
+
+    /// For tests: what is kept in each queue.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> [usize; 4] {
+        let [inbox, control] = self.link.kept();
+        [inbox, control, self.frames.len(), self.link.outbox.kept().max(self.import.kept())]
     }
 
     /// For tests: other versions than those of this release.

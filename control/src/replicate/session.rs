@@ -1,4 +1,5 @@
-//! Who talks to whom: sessions by random numbers on both sides, so that nothing of an earlier one counts.
+//! Who talks to whom: sessions by random numbers on both sides, so that nothing of an earlier one
+//! counts.
 //!
 //! ```text
 //! closed ── own data plane attached ──► greeting ── the peer knows our number ──► open
@@ -6,9 +7,9 @@
 //!    └── own data plane gone ──────────────┴── silence, bye, a datagram too much ──┘
 //! ```
 //!
-//! A number is proved to be fresh by the peer's knowing ours, which no recording does. While a session
-//! is open, strangers are offered another number than that of the session: a peer that has started
-//! anew opens a new session by it, and a recording does not end the old one.
+//! A number is proved to be fresh by the peer's knowing ours, which no recording does. While a
+//! session is open, strangers are offered another number than that of the session: a peer that has
+//! started anew opens a new session by it, and a recording does not end the old one.
 
 use super::datagram::{Greeting, Header, Kind};
 use super::limits::{GREETING_GAP_NS, SILENCE_NS, VERSIONS, WINDOW};

@@ -140,6 +140,25 @@ pub struct View {
 }
 
 impl Replication {
+    /// The peer has all our connections.
+    #[must_use]
+    pub fn is_peer_synced(&self) -> bool {
+        self.link.session.is_open() && self.export.is_complete()
+    }
+
+    /// We have all of the peer's.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        self.link.session.is_open() && self.import.is_whole() && self.link.is_complete()
+    }
+
+    /// Whether everything that happened here before this moment of the monotonic clock is in the
+    /// peer's table.
+    #[must_use]
+    pub fn is_drained(&self, moment_ns: u64) -> bool {
+        self.is_peer_synced() && self.clean_ns >= moment_ns
+    }
+
     /// How it stands.
     #[must_use]
     pub fn view(&self, now: u64) -> View {
@@ -190,8 +209,8 @@ impl Replication {
         }
     }
 
-    /// What of `sent` has not been acknowledged is taken for lost, though the peer may know an earlier
-    /// state of it that would do.
+    /// What of `sent` has not been acknowledged is taken for lost, though the peer may know an
+    /// earlier state of it that would do.
     fn survival(&self, standing: &Standing, now: u64) -> Survival {
         let (upserts, since) = self.link.outbox.unacknowledged();
         let sent = u64::from(standing.sent.min(standing.worth));

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::failover::view::View;
+use crate::replicate;
 
 /// To `ha`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,6 +17,9 @@ pub struct HaResult {
     pub heartbeat: Option<HaHeartbeat>,
     /// Ping targets, in the order of the file.
     pub pings: Vec<HaPing>,
+    /// Replication of connections; none: it is not configured.
+    #[serde(default)]
+    pub replication: Option<replicate::View>,
     /// Settings that differ between the files of the nodes, each with its line; empty if none does or it
     /// is not known yet.
     pub differences: Vec<String>,

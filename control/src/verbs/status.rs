@@ -6,7 +6,7 @@ use dataplane_api::counter::{Event, Reason};
 use dataplane_api::message::{Conn, ServiceStatus, Status};
 use serde::{Deserialize, Serialize};
 
-use super::{AlertStatus, HealthSummary, MetricsStatus, ServiceHealth, SpareStatus};
+use super::{AlertStatus, HaSummary, HealthSummary, MetricsStatus, ServiceHealth, SpareStatus};
 use crate::config::Finding;
 
 /// Result of `hello`.
@@ -41,6 +41,9 @@ pub struct StatusResult {
     pub spare: Vec<SpareStatus>,
     /// Where metrics are served; `null` if nowhere.
     pub metrics: Option<MetricsStatus>,
+    /// The pair in short; absent if this node is not one of two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ha: Option<HaSummary>,
     /// What the data plane last said of itself, `age_ms` ago; `null` if it never did.
     pub data_plane: Option<Box<Status>>,
 }

@@ -6,13 +6,15 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dataplane_api::message::{
-    Conn, ConnFilter, InterfaceStatus, RealStatus, Reply, Request, ServiceStatus, Status,
-    TableStatus,
+    Conn, ConnFilter, GroupStatus, InterfaceStatus, RealStatus, Reply, Request, ServiceStatus,
+    Status, TableStatus,
 };
 use dataplane_api::service::Protocol;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::world::wait;
 
@@ -26,6 +28,10 @@ struct State {
     sessions: usize,
     streams: Vec<UnixStream>,
     lease: (u32, u64),
+    /// Leases by group: until when, and the epoch.
+    groups: BTreeMap<String, (Option<Instant>, u64)>,
+    /// Whether its interface is there.
+    healthy: bool,
     stop: bool,
 }
 
@@ -80,6 +86,18 @@ impl Agent {
         self.state.lock().unwrap().sessions
     }
 
+    /// Its interface is there and up, as in real life.
+    pub(crate) fn is_healthy(&self) {
+        self.state.lock().unwrap().healthy = true;
+    }
+
+    /// Whether it answers for the addresses of the group now.
+    #[expect(clippy::disallowed_methods, reason = "the test measures when leases end")]
+    pub(crate) fn owns(&self, group: &str) -> bool {
+        let state = self.state.lock().unwrap();
+        state.groups.get(group).is_some_and(|(until, _)| until.is_some_and(|u| u > Instant::now()))
+    }
+
     /// Sends text that nobody asked for.
     pub(crate) fn say(&self, text: &str) {
         let mut state = self.state.lock().unwrap();
@@ -130,10 +148,18 @@ fn reply(state: &mut State, request: Request) -> Reply {
             boot_id: "fake".to_owned(),
         },
         Request::Apply { snapshot } => {
+            let names: Vec<String> = snapshot.groups.iter().map(|g| g.name.clone()).collect();
+            state.groups.retain(|name, _| names.contains(name));
+            for name in names {
+                state.groups.entry(name).or_default();
+            }
             match snapshot.services.iter().find(|s| Some(&s.name) == state.poison.as_ref()) {
                 Some(bad) => Reply::Error { message: format!("no {} here", bad.name) },
                 None => Reply::Applied { needs_restart: vec![] },
             }
+        }
+        Request::Lease { group: Some(group), ttl_ms, epoch, until_ns } => {
+            lease(state, &group, ttl_ms, epoch, until_ns)
         }
         Request::Lease { ttl_ms, epoch, .. } => {
             state.lease = (ttl_ms, epoch);
@@ -145,12 +171,42 @@ fn reply(state: &mut State, request: Request) -> Reply {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the test measures when leases end")]
+fn lease(state: &mut State, group: &str, ttl_ms: u32, epoch: u64, until_ns: Option<u64>) -> Reply {
+    let Some(slot) = state.groups.get_mut(group) else {
+        return Reply::Error { message: format!("there is no group `{group}`") };
+    };
+    let boottime = clock_gettime(ClockId::Boottime);
+    let boottime = Duration::new(boottime.tv_sec as u64, boottime.tv_nsec as u32);
+    let left = until_ns.map(|ns| Duration::from_nanos(ns).saturating_sub(boottime));
+    let ttl = Duration::from_millis(ttl_ms.into()).min(left.unwrap_or(Duration::MAX));
+    *slot = ((!ttl.is_zero()).then(|| Instant::now() + ttl), epoch);
+    Reply::Leased
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test measures when leases end")]
 fn status(state: &State) -> Status {
+    let groups = state.groups.iter().map(|(name, (until, epoch))| {
+        let left = until.map(|u| u.saturating_duration_since(Instant::now()));
+        let lease_ms = left.map_or(0, |l| u64::try_from(l.as_millis()).unwrap());
+        GroupStatus { name: name.clone(), lease_ms, epoch: *epoch, ..GroupStatus::default() }
+    });
+    let groups = groups.collect();
     let interface = InterfaceStatus {
         name: "eth0".into(),
         link: "absent".into(),
         problem: Some("no such device".into()),
         ..InterfaceStatus::default()
+    };
+    let interface = match state.healthy {
+        true => InterfaceStatus {
+            link: "up".into(),
+            attached: true,
+            problem: None,
+            mac: "02:00:00:00:00:01".into(),
+            ..interface
+        },
+        false => interface,
     };
     let real = RealStatus {
         name: "10.0.1.1:80".into(),
@@ -176,6 +232,7 @@ fn status(state: &State) -> Status {
         epoch: state.lease.1,
         table: TableStatus { capacity: 1 << 20, ..TableStatus::default() },
         interfaces: vec![interface],
+        groups,
         services: vec![service],
         drops: BTreeMap::from([("no_service".into(), 3), ("tx_full".into(), 0)]),
         ..Status::default()

@@ -66,6 +66,10 @@ impl World {
         self.dir.path().join("control.sock")
     }
 
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     pub(crate) fn write(&self, config: &str) {
         std::fs::write(self.config_path(), config).unwrap();
     }

@@ -84,20 +84,11 @@ impl Checks {
         }
     }
 
-    /// Who answers now.
-    pub fn look(
-        &mut self,
-        group: usize,
-        answers: [bool; 2],
-        hear: bool,
-        synced: [bool; 2],
-        epochs: [u64; 2],
-        now: Time,
-    ) {
+    /// Who answers now: never both for long.
+    pub fn both(&mut self, group: usize, answers: [bool; 2], hear: bool, now: Time) {
         self.hear_since = hear.then(|| self.hear_since.unwrap_or(now));
         let hear_since = self.hear_since;
         let watch = &mut self.groups[group];
-        let before = std::mem::replace(&mut watch.answers, answers);
         if answers == [true; 2] {
             let since = *watch.both_since.get_or_insert(now);
             watch.both_until = now;
@@ -117,6 +108,20 @@ impl Checks {
         } else if let Some(since) = watch.both_since.take() {
             self.dual += now - since;
         }
+    }
+
+    /// Who has a lease now, and whether it may.
+    pub fn look(
+        &mut self,
+        group: usize,
+        answers: [bool; 2],
+        synced: [bool; 2],
+        epochs: [u64; 2],
+        now: Time,
+    ) {
+        let hear_since = self.hear_since;
+        let watch = &mut self.groups[group];
+        let before = std::mem::replace(&mut watch.answers, answers);
         for node in [0, 1] {
             if !answers[node] || before[node] {
                 continue;
@@ -171,9 +176,5 @@ impl Checks {
     /// Times that groups have moved.
     pub fn changes(&self) -> u64 {
         self.groups.iter().map(|w| w.changes).sum()
-    }
-
-    pub fn is_calm_since(&self, at: Time) -> bool {
-        self.disturbed < at
     }
 }

@@ -24,13 +24,22 @@ pub struct Lease {
 pub struct Clock {
     offset: Time,
     ppm: i64,
-    pub stood: Time,
+    stood: Time,
+    /// From when to when it stands still.
+    stands: (Time, Time),
 }
 
 impl Clock {
     fn local(&self, now: Time) -> Time {
-        let run = now - self.stood.min(now);
+        let (from, until) = self.stands;
+        // Before it stands, while it does, and after.
+        let run = now.min(from) + now.saturating_sub(until) - self.stood;
         (self.offset + run).saturating_add_signed(run as i64 / 1_000_000 * self.ppm)
+    }
+
+    fn stand(&mut self, from: Time, until: Time) {
+        self.stood += self.stands.1 - self.stands.0;
+        self.stands = (from, until);
     }
 
     fn global(&self, local: Time, now: Time) -> Time {
@@ -114,6 +123,7 @@ pub struct Cluster {
     pub sync_time: Time,
     joined_since: Option<Time>,
     parted_since: Option<Time>,
+    pub fencing_failed: bool,
     pub trace: Option<Vec<String>>,
 }
 
@@ -129,6 +139,7 @@ impl Cluster {
                 offset: random.range(1, 1_000_000) * MS,
                 ppm: random.range(0, 400) as i64 - 200,
                 stood: 0,
+                stands: (0, 0),
             },
             stopped: None,
             suspended: None,
@@ -167,6 +178,7 @@ impl Cluster {
             sync_time,
             joined_since: None,
             parted_since: None,
+            fencing_failed: false,
             trace: None,
         };
         cluster.at(0, Event::Look);
@@ -217,7 +229,7 @@ impl Cluster {
             Event::Resume { node } => self.resume(node),
             Event::PowerOff { node } => {
                 self.crash(node, true);
-                let at = self.now + self.random.range(500, 3000) * MS;
+                let at = self.now + self.random.range(1, 1000) * MS;
                 self.at(at, Event::Start { node });
             }
             Event::Start { node } => self.start(node),
@@ -322,6 +334,7 @@ impl Cluster {
                 self.note(|| format!("node {at} fences"));
                 let due = self.now + self.random.range(50, 300) * MS;
                 let works = self.random.percent(80);
+                self.fencing_failed |= !works;
                 if works {
                     self.at(due, Event::PowerOff { node: 1 - at });
                 }
@@ -387,12 +400,15 @@ impl Cluster {
         }
     }
 
-    /// Whether the data plane of a node answers for a group.
-    pub fn answers(&self, at: usize, group: usize) -> bool {
+    /// Whether the data plane of a node has a lease, though it may sleep on it.
+    fn holds(&self, at: usize, group: usize) -> bool {
         let node = &self.nodes[at];
-        node.data_plane
-            && node.suspended.is_none()
-            && node.leases[group].until > node.clock.local(self.now)
+        node.data_plane && node.leases[group].until > node.clock.local(self.now)
+    }
+
+    /// Whether it answers.
+    fn answers(&self, at: usize, group: usize) -> bool {
+        self.holds(at, group) && self.nodes[at].suspended.is_none()
     }
 
     fn look(&mut self) {
@@ -402,7 +418,9 @@ impl Cluster {
             let synced = [self.nodes[0].synced, self.nodes[1].synced];
             let epochs = [0, 1].map(|n| self.nodes[n].leases[group].epoch);
             let before = self.checks.owner(group);
-            self.checks.look(group, answers, hear, synced, epochs, self.now);
+            let holds = [self.holds(0, group), self.holds(1, group)];
+            self.checks.both(group, answers, hear, self.now);
+            self.checks.look(group, holds, synced, epochs, self.now);
             if before != self.checks.owner(group) {
                 self.note(|| format!("group {group} answered by {answers:?} epochs {epochs:?}"));
             }
@@ -526,7 +544,8 @@ impl Cluster {
     pub fn suspend(&mut self, at: usize, span: Time, clock_stands: bool) {
         self.note(|| format!("machine {at} sleeps for {}ms", span / MS));
         if clock_stands {
-            self.nodes[at].clock.stood += span;
+            let now = self.now;
+            self.nodes[at].clock.stand(now, now + span);
         }
         self.nodes[at].suspended = Some(self.now + span);
         self.checks.disturbed(self.now);

@@ -13,7 +13,7 @@ mod replies;
 mod rules;
 mod telling;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -104,6 +104,8 @@ pub struct Steward {
     announcer: Announcer,
     listening: Listening,
     ends: Ends,
+    /// Services that have a sorry page, or had one and the kernel still has connections.
+    pages: BTreeSet<String>,
     problems: Vec<String>,
     /// Connections that began with a partial checksum.
     partial: Watch,
@@ -150,6 +152,7 @@ impl Steward {
             announcer: Announcer::default(),
             listening: Listening::default(),
             ends: Ends::default(),
+            pages: BTreeSet::new(),
             problems: Vec::new(),
             partial: Watch::default(),
             long: BTreeMap::new(),
@@ -310,13 +313,19 @@ impl Steward {
     fn steer_packets(&mut self) {
         let published = self.parts.runtime.cell.get();
         let snapshot = &self.parts.snapshot;
-        let sorry = snapshot.services.iter().any(|s| s.sorry);
-        let counted = if sorry { self.parts.steer.kernel_flows(clock::now()) } else { Ok(0) };
+        self.pages.extend(snapshot.services.iter().filter(|s| s.sorry).map(|s| s.name.clone()));
+        let pages = !self.pages.is_empty();
+        let counted = if pages { self.parts.steer.kernel_flows(clock::now()) } else { Ok(0) };
         let flows = counted.unwrap_or_else(|e| {
             self.problems.push(format!("steering program: {e:#}"));
             1
         });
-        let rules = rules::rules(snapshot, &published.services, &self.kernel, flows);
+        if flows == 0 {
+            let has = |name: &String| snapshot.services.iter().any(|s| s.sorry && s.name == *name);
+            self.pages.retain(has);
+        }
+        let kept = rules::Kept { flows, services: &self.pages };
+        let rules = rules::rules(snapshot, &published.services, &self.kernel, kept);
         if let Err(e) = self.parts.steer.apply(&rules) {
             self.problems.push(format!("steering program: {e:#}"));
         }

@@ -1,23 +1,32 @@
 //! What the steering program should send us. Pure.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use dataplane_api::service::{Forwarding, PortRange, Service, Snapshot};
+use dataplane_api::service::{Forwarding, PortRange, Protocol, Service, Snapshot};
 
 use crate::address::Address;
 use crate::kernel::state::KernelState;
 use crate::service::ServiceTable;
 use crate::steer::{Action, Rules, flag};
 
+/// Connections that the kernel has been given. As long as it may have any they stay there, even if
+/// their service is served again, or has no page any more.
+#[derive(Clone, Copy)]
+pub(super) struct Kept<'a> {
+    /// How many.
+    pub(super) flows: u64,
+    /// Of which services they may be.
+    pub(super) services: &'a BTreeSet<String>,
+}
+
 /// The rules for the services in force. Reals that were removed are included, for the connections
 /// they still have.
-///
-/// `flows` is how many connections the kernel has been given: while there are any, they stay there.
 pub(super) fn rules(
     snapshot: &Snapshot,
     services: &ServiceTable,
     kernel: &KernelState,
-    flows: u64,
+    kept: Kept<'_>,
 ) -> Rules {
     let ports = snapshot.local.ports;
     let mut rules = Rules { local_ports: (ports.first, ports.last), ..Rules::default() };
@@ -31,7 +40,7 @@ pub(super) fn rules(
         set(&mut rules, (*address).into(), flag::GATEWAY);
     }
     for service in &snapshot.services {
-        let action = action(service, services, flows);
+        let action = action(service, services, kept);
         let protocol = service.protocol.number();
         for listen in &service.listen {
             let vip = Address::from(listen.address);
@@ -55,13 +64,14 @@ pub(super) fn rules(
 }
 
 /// Whose the packets to a service are.
-fn action(service: &Service, services: &ServiceTable, flows: u64) -> Action {
+fn action(service: &Service, services: &ServiceTable, kept: Kept<'_>) -> Action {
     let compiled = services.services().find(|s| s.name == service.name);
     let takes_new = compiled.is_some_and(|s| s.is_served());
+    let shared = kept.flows > 0 && kept.services.contains(&service.name);
     match (takes_new, service.sorry) {
-        (true, true) if flows > 0 => Action::Shared,
-        (true, _) => Action::Ours,
         (false, true) => Action::Sorry,
+        _ if shared && service.protocol == Protocol::Tcp => Action::Shared,
+        (true, _) => Action::Ours,
         // Nobody to serve it, now or from before.
         (false, false) => {
             let id = compiled.map(|s| s.id);

@@ -40,10 +40,10 @@ impl Keep {
         self.on = on;
     }
 
-    /// Does what is due.
-    pub(super) fn step(&mut self, view: &View<'_>) {
+    /// Does what is due; `any`: whether there are connections of the peer.
+    pub(super) fn step(&mut self, any: bool, view: &View<'_>) {
         let conns = &view.shared.conns;
-        if !self.on || conns.imported() == 0 {
+        if !self.on || !any {
             self.at = view.now;
             return;
         }

@@ -16,9 +16,6 @@ mod names;
 mod replica;
 mod session;
 
-#[cfg(test)]
-mod tests;
-
 use std::io::ErrorKind;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::Ordering::Relaxed;
@@ -47,6 +44,9 @@ use session::{Closed, Session};
 const ROUND: Duration = Duration::from_millis(4);
 /// The same without a session: how late one is noticed, and the end of the process.
 const IDLE: Duration = Duration::from_millis(100);
+
+/// Pause when no session can be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// The thread.
 pub struct Sync {
@@ -124,15 +124,16 @@ impl Sync {
         loop {
             match self.listener.accept() {
                 Ok((stream, _)) => {
-                    self.close("another session has begun");
+                    self.close("info", "another session has begun");
                     match Session::new(stream) {
                         Ok(session) => self.session = Some(session),
                         Err(e) => crate::log!("level=warn event=sync-refused reason=\"{e}\""),
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                // None waits; or no descriptor is to be had, and it goes on waiting.
-                Err(_) => return,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                // No descriptor is to be had: whoever waits goes on waiting, and we do not spin.
+                Err(_) => return std::thread::park_timeout(ACCEPT_PAUSE),
             }
         }
     }
@@ -161,7 +162,8 @@ impl Sync {
         }
         let outcome = self.exchange(&frames, now).and_then(|more| Ok(read? | more));
         outcome.unwrap_or_else(|closed| {
-            self.close(&closed.to_string());
+            let level = if matches!(closed, Closed::ByControl) { "info" } else { "warn" };
+            self.close(level, &closed.to_string());
             false
         })
     }
@@ -192,9 +194,9 @@ impl Sync {
     }
 
     /// Ends the session, if there is one.
-    fn close(&mut self, reason: &str) {
+    fn close(&mut self, level: &str, reason: &str) {
         if self.session.take().is_some() {
-            crate::log!("level=warn event=sync-closed reason={reason:?}");
+            crate::log!("level={level} event=sync-closed reason={reason:?}");
         }
         if std::mem::take(&mut self.begun) {
             let (shared, names) = (&self.runtime.forward, &self.names);

@@ -131,7 +131,7 @@ impl Replica {
             more |= self.export.step(ENTRIES, view);
             self.export.flush();
         }
-        self.keep.step(view);
+        self.keep.step(self.import.heard() > 0, view);
         for item in self.export.take() {
             self.number += 1;
             out.push(Frame::Stream { number: self.number, item });
@@ -147,9 +147,15 @@ impl Replica {
 
     /// Other VIPs are owned than before: other connections are ours to tell of.
     fn follow_owners(&mut self, view: &View<'_>) {
-        if self.owned != view.owned {
-            self.owned = view.owned.to_vec();
-            self.import.recount(view);
+        if self.owned == view.owned {
+            return;
+        }
+        let before = std::mem::replace(&mut self.owned, view.owned.to_vec());
+        self.import.recount(view);
+        // What came from the peer and is ours now goes back to it. When a VIP is lost nothing is sent:
+        // a pass without those would take them from a peer that may not be its owner either.
+        let gained = |(now, before): (&bool, &bool)| *now && !before;
+        if view.owned.iter().zip(&before).any(gained) {
             self.export.again();
         }
     }

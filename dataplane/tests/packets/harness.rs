@@ -206,7 +206,7 @@ impl World {
         let mut world = Self {
             shared: Shared {
                 conns: Table::new_private(capacity, half_open),
-                ports: Ports::new(2).unwrap(),
+                ports: Ports::new(3).unwrap(),
                 loads: Loads::default(),
                 fragments: Mutex::new(Fragments::new()),
                 paths: Paths::default(),
@@ -564,7 +564,7 @@ impl World {
             assert_eq!(load.templates(), tied, "{id:?}");
         }
         let PortRange { first, last } = self.snapshot.local.ports;
-        for (protocol, local) in [(6, 0), (6, 1), (17, 0), (17, 1)] {
+        for (protocol, local) in [(6, 0), (6, 1), (6, 2), (17, 0), (17, 1), (17, 2)] {
             for port in first..=last {
                 let taken = self.shared.ports.lookup(protocol, local, port).is_some();
                 let used = conns.iter().any(|c| {

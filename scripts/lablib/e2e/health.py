@@ -5,9 +5,10 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import time
 
-from .support import (HTTP, V4, V6, Downloads, Group, Held, document, expect, method, methods, own_balancer,
+from .support import (HTTP, HTTP_ALT, V4, V6, Downloads, Group, Held, document, expect, method, methods, own_balancer,
                       topology, topology_cores, wait, web)
 
 VIP = topology.vip(0, V4)
@@ -76,6 +77,35 @@ class Health(Group):
             yield
         finally:
             self.net.batch("switch", [f"link set {port} up"])
+
+    @contextlib.contextmanager
+    def _filtered(self, letter, verdict, match=""):
+        """A firewall in front of a server does this to the first packets of connections."""
+        syn = f"{match} tcp dport {HTTP_ALT} tcp flags & (fin|syn|rst|ack) == syn"
+        self.net.exec(f"real-{letter}", "nft", "-f", "-", stdin=(
+            "table inet lab { chain input { type filter hook input priority 0; " + f"{syn} {verdict}" + "; }; }"))
+        try:
+            yield
+        finally:
+            self.net.exec(f"real-{letter}", "nft", "delete", "table", "inet", "lab")
+
+    @contextlib.contextmanager
+    def _callers(self):
+        """Clients that call one after the other, and wait for nothing. Gives a function that has the next one call."""
+        callers = []
+
+        def call():
+            with self.net.inside("client"):
+                callers.append(socket.socket())
+            callers[-1].setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                callers[-1].connect((VIP, HTTP))
+            time.sleep(0.05)
+        try:
+            yield call
+        finally:
+            for each in callers:
+                each.close()
 
     # -- what is seen ---------------------------------------------------------------------------
 
@@ -262,6 +292,54 @@ class Health(Group):
             self._all_up()
             wait.until(lambda: self.fetch(m).real in set("abc"), "a server serves", 5)
             self.balancer.stop()
+
+    def _accused(self, verdict, passive, word):
+        """A server does this to new connections: clients' evidence has it asked, and out, long before its checks
+        would have found out; back it comes by a check."""
+        checks = [{"type": "tcp", "interval": "8s", "timeout": "1s", "rise": 1, "fall": 200}]
+        self.start(self._text(web({"a": 1, "b": 1, "c": 1}, check=checks, health={"passive": passive})))
+        self._all_up(20)
+        held = [Held(self.lab, VIP) for _ in range(6)]
+        with self._filtered("a", verdict), self._callers() as call:
+            # Whoever asks for states all the time makes no difference. What is needed: a look to compare with,
+            # second SYNs after 1 s, the next look 2 s later, the check's timeout. Unaccused: 200 runs.
+            wait.until(lambda: call() or self._states()["a"] == "down", "a is down", 10)
+            expect(word in self._reason("a"), self._reason("a"))
+            expect("a" not in self._picks(30), "a got connections")
+            expect(all(h.ask() == h.real for h in held), "a live connection was harmed")
+        self._all_up(15)
+        expect("a" in self._picks(9), "a does not serve again")
+        flaps = {r["name"]: r["flaps"] for r in self._service()["reals"]}
+        expect(flaps == {"a": 2, "b": 0, "c": 0}, f"{flaps}")
+        for h in held:
+            h.socket.close()
+
+    @own_balancer
+    def a_server_that_swallows_the_syns_of_clients_is_out_by_their_evidence(self):
+        self._accused("drop", {"unanswered": 3}, "no answer within 1s")
+
+    @own_balancer
+    def a_server_that_resets_clients_is_out_by_their_evidence(self):
+        self._accused("reject with tcp reset", {"resets": 3}, "connection refused")
+
+    @own_balancer
+    def evidence_has_a_server_asked_and_if_it_is_well_it_stays(self):
+        """Only one client cannot reach it: no reason to take it from all others."""
+        checks = [{"type": "tcp", "interval": "1h", "timeout": "1s", "rise": 1, "fall": 1}]
+        self.start(self._text(web({"a": 1, "b": 1, "c": 1}, check=checks,
+                                  health={"passive": {"unanswered": 3, "resets": 3}})))
+
+        def runs():
+            return {r["name"]: r["checks"][0]["runs"] for r in self._service()["reals"]}
+        wait.until(lambda: min(runs().values()) == 1, "all were asked once", 10)
+        before = runs()
+        client = f"ip saddr {topology.address(1, 10, V4)}"
+        with self._filtered("a", "reject with tcp reset", client), self._callers() as call:
+            wait.until(lambda: call() or runs()["a"] > before["a"], "a is asked", 10)
+            after = runs()
+            expect(after["b"] == before["b"] and after["c"] == before["c"], f"{before} {after}")
+            wait.until(lambda: self._states()["a"] == "up", "a is up", 5)
+        expect([r["flaps"] for r in self._service()["reals"]] == [0, 0, 0], "went up or down")
 
     @own_balancer
     def a_direct_server_that_vanishes_is_down_by_its_path_check_alone(self):

@@ -104,6 +104,36 @@ class Operate(Group):
         expect("a" not in self._picks(), "back after the deadline")
 
     @own_balancer
+    def what_a_data_plane_died_over_is_reset_by_the_next(self):
+        """It has the order, but neither end can be reached; then it is killed."""
+        self.start()
+        held = self._held()
+        filtered = {"client": f"ip saddr {VIP}", "real-a": f"tcp dport {HTTP_ALT}"}
+        for node, what in filtered.items():
+            self.net.exec(node, "nft", "-f", "-", stdin=(
+                "table inet lab { chain input { type filter hook input priority 0; " + what + " drop; }; }"))
+        try:
+            self.balancer.xvip("drain", "a", "--deadline", "1s", "--then", "reset")
+            wait.until(lambda: "event=connections_reset" in self.balancer.control.log.read_text(), "the order", 5)
+            left = next(r for r in self.balancer.service("web")["reals"] if r["name"] == "a")["ending"]
+            expect(left == 2, f"{left} connections are still to be reset")
+            self.balancer.kill(self.balancer.dataplane)
+        finally:
+            for node in filtered:
+                self.net.exec(node, "nft", "delete", "table", "inet", "lab")
+        self.balancer.start_dataplane()
+        for h in held["a"]:
+            h.socket.settimeout(15)
+            try:
+                data = h.socket.recv(1)
+                raise AssertionError(f"no reset but {data!r}")
+            except ConnectionResetError:
+                pass
+        for real in "bc":
+            for h in held[real]:
+                expect(h.ask() == real, "another's connection ended")
+
+    @own_balancer
     def a_weight_and_its_time(self):
         self.start()
         self.balancer.xvip("weight", "a", "7", "--for", "4s")
@@ -372,6 +402,33 @@ time.sleep(60)
             process.end()
 
     @own_balancer
+    def a_page_that_is_switched_off_is_still_given_to_those_who_asked_for_it(self):
+        """Whether somebody serves again with that reload, or nobody does."""
+        for back in (True, False):
+            self.start(self._text(web(EQUAL, sorry=True)))
+            for real in REALS:
+                self.balancer.xvip("disable", real)
+            wait.until(lambda: self._code() == "503 30", "the page", 3)
+            with self.net.inside("client"):
+                slow = socket.create_connection((VIP, HTTP), timeout=10)
+            slow.sendall(b"GET / HTTP/1.1\r\n")
+            if back:
+                self.balancer.xvip("enable", "a")
+            self.balancer.reload(self.text())
+            wait.until(lambda: self._code() == ("200 " if back else "000 "), "no page any more", 4, 0.05)
+            slow.sendall(b"Host: lab\r\n\r\n")
+            answer = b""
+            while piece := slow.recv(4096):
+                answer += piece
+            expect(answer.startswith(b"HTTP/1.1 503") and answer.endswith(b"</html>\n"), f"{answer[:200]}")
+            slow.close()
+            wait.until(lambda: not self._lo(), "the VIP is gone from lo", 15)
+            for real in REALS:
+                self.balancer.xvip("enable", real)
+            wait.until(lambda: self._code() == "200 ", "real servers serve", 5)
+            self.balancer.stop()
+
+    @own_balancer
     def what_a_killed_control_left_on_lo_is_taken_away(self):
         self.start(self._text(web(EQUAL, sorry=True)))
         for real in REALS:
@@ -435,3 +492,25 @@ time.sleep(60)
         expect(came and came[0][3] == VIP and "sent" in came[0][6], f"{syns}")
         expect(went and went[0][3].startswith("10.77.2.") and went[0][4] == str(HTTP_ALT), f"{syns}")
         expect(abs(float(came[0][1]) - time.time()) < 60, f"time {came[0][1]}")
+
+    def a_capture_that_is_stopped_ends_at_once_and_has_what_came_until_then(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            file = self.lab.directory / f"stopped-{number}.pcapng"
+            # The first one would be in the way of the second if it ran on.
+            with subprocess.Popen(self.net.inside_command("balancer", [
+                    str(binary_directory() / "xvip"), "--socket", str(self.balancer.run_dir / "control.sock"),
+                    "--json", "capture", "-w", str(file), "--vip", f"{VIP}:{HTTP}", "--seconds", "60"]),
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as capture:
+                try:
+                    def captured(file=file):
+                        Fetch(self.lab, f"http://{VIP}:{HTTP}/whoami")
+                        return file.stat().st_size > 1000
+                    wait.until(captured, "packets are captured", 10)
+                    capture.send_signal(number)
+                    told, complaint = capture.communicate(timeout=5)
+                finally:
+                    capture.kill()
+            expect(capture.returncode == 0, f"{capture.returncode}: {complaint}")
+            packets = json.loads(told)["packets"]
+            read = subprocess.run(["tshark", "-r", str(file)], capture_output=True, text=True, check=True)
+            expect(len(read.stdout.splitlines()) >= packets >= 8, f"{told} {read.stdout}")

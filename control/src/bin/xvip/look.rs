@@ -21,6 +21,7 @@ use pcap_file::pcapng::blocks::interface_description::{
 };
 
 use crate::client::{Client, Problem, Reply};
+use crate::stop::Stop;
 use crate::table::clean;
 use crate::{Cli, End, plain};
 
@@ -132,9 +133,14 @@ pub(crate) fn capture(
         protocol: args.protocol,
     };
     let (packets_max, seconds, bytes) = (args.packets, args.seconds, args.bytes);
+    let mut stop = Stop::on_signals()?;
     client.ask::<CaptureResult>(&Verb::Capture { filter, packets_max, seconds, bytes })?;
     let (mut packets, mut lost, mut limited) = (0_u64, 0, 0);
     loop {
+        // What was captured until then is still fetched.
+        if stop.now() {
+            client.ask::<CaptureResult>(&Verb::EndCapture {})?;
+        }
         let page: Reply<Captured> = client.ask(&Verb::Captured { limit: CAPTURED_PAGE_MAX })?;
         let mut page = page.result;
         page.frames.sort_by_key(|f| f.unix_ns);
@@ -144,7 +150,7 @@ pub(crate) fn capture(
         }
         (lost, limited) = (page.lost.max(lost), page.limited.max(limited));
         if !page.frames.is_empty() {
-            // Whoever stops us has what was captured until then.
+            // Whoever kills us has what was captured until then.
             file.flush().map_err(failed)?;
         } else if page.running {
             pause();

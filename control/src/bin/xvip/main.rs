@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod ha;
 mod health;
 mod probe;
 mod look;
 mod see;
 mod operate;
 mod show;
+mod stop;
 mod table;
 mod top;
 
@@ -85,6 +87,8 @@ enum Command {
     Capture(look::Capture),
     #[command(flatten)]
     Operate(operate::Operate),
+    #[command(flatten)]
+    Pair(ha::Pair),
 }
 
 #[derive(Args)]
@@ -189,6 +193,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<End, End> {
         Command::Why(args) => look::why(cli, args, &mut client, out),
         Command::Capture(args) => look::capture(cli, args, &mut client, out),
         Command::Operate(command) => operate::run(cli, command, &mut client, out),
+        Command::Pair(command) => ha::run(cli, command, &mut client, out),
         Command::Conns(args) => conns(args, cli.json, &mut client, out),
     }
 }

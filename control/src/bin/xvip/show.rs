@@ -12,6 +12,7 @@ use dataplane_api::message::{Conn, InterfaceStatus, RealStatus, Status};
 use dataplane_api::service::Forwarding;
 
 use crate::client::Reply;
+use crate::ha;
 use crate::health;
 use crate::table::{Table, bytes, clean, count, ms, plural};
 
@@ -92,6 +93,9 @@ pub(crate) fn status(out: &mut impl Write, reply: &Reply<StatusResult>) -> io::R
         writeln!(out, "  note      the data plane refuses the configuration: {}", clean(refused))?;
     } else if !a.applied {
         writeln!(out, "  note      the data plane has not taken the configuration yet")?;
+    }
+    if let Some(pair) = &r.ha {
+        ha::summary(out, pair)?;
     }
     health::summary(out, &r.health)?;
     telling(out, r)?;

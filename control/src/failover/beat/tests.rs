@@ -20,6 +20,7 @@ fn example() -> (Header, Beat) {
         wants: false,
         force: true,
         epoch: 1_767_225_600_000,
+        last: 22,
         rate: 23,
         ask: 24,
         answer: 25,
@@ -69,9 +70,9 @@ fn the_bytes_stand_where_the_documentation_says() {
     assert_eq!(bytes[96..100], [0, 54, 0, 0b10101]);
     assert_eq!(bytes[104..108], 50_000_u32.to_be_bytes());
     assert_eq!(bytes[124..128], [1, 2, 3, 4]);
-    assert_eq!(bytes[152..160], [16, 54, 0, 0, 0, 21, 3, 0b101]);
-    assert_eq!(bytes[178..182], [5, 3, 2, 0]);
-    assert_eq!(bytes[182..188], [2, 0, 0, 0, 0, 1]);
+    assert_eq!(bytes[152..160], [16, 62, 0, 0, 0, 21, 3, 0b101]);
+    assert_eq!(bytes[188..192], [5, 3, 2, 0]);
+    assert_eq!(bytes[192..198], [2, 0, 0, 0, 0, 1]);
 }
 
 #[test]
@@ -121,7 +122,7 @@ fn whatever_is_cut_off_is_malformed() {
     let mut many = bytes.clone();
     many[HEAD + FIXED] = ROWS_MAX as u8 + 1;
     assert_eq!(decode(&many), Err(Refused::Malformed));
-    for (at, value) in [(HEAD + FIXED + 2 + 4, 5), (HEAD + FIXED + 2 + 28, 5)] {
+    for (at, value) in [(HEAD + FIXED + 2 + 4, 5), (HEAD + FIXED + 2 + 36, 5)] {
         let mut bad = bytes.clone();
         bad[at] = value;
         assert_eq!(decode(&bad), Err(Refused::Malformed), "a role, or a count, that there is not");

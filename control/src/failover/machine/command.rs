@@ -134,7 +134,7 @@ impl Machine {
                 else {
                     return Ok(());
                 };
-                return Err(format!("{}: {why}", group.name));
+                return Err(format!("{}: {}", group.name, decide::words(why, group, &world)));
             }
             let until = now.saturating_add(PATIENCE);
             group.want = Some(Want { until, force });
@@ -197,12 +197,12 @@ impl Machine {
         match group.state {
             State::Standby => match decide::standby(group, &world, &claim) {
                 Standby::Take(why) => why,
-                Standby::Fence(why) | Standby::Stay(why) => why.into_owned(),
+                Standby::Fence(why) | Standby::Stay(why) => decide::words(why, group, &world),
             },
             State::Taking { .. } | State::Active { .. } => {
                 let (Active::Stay(why) | Active::Release(why)) =
                     decide::active(group, &world, &claim);
-                why.into_owned()
+                decide::words(why, group, &world)
             }
             State::Releasing { .. } => format!("being given up: {}", group.why),
         }

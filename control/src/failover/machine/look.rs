@@ -62,7 +62,7 @@ impl Machine {
             role: if fencing { "fencing" } else { group.role().name() }.to_owned(),
             owner: owner.cloned(),
             prefer: group.prefer.clone(),
-            epoch: group.epoch,
+            epoch: group.known.max(group.epoch),
             since_ms: ms(group.since, now),
             reason: self.explain(&group.name, now),
             verification: active.then(|| group.verify.name().to_owned()),

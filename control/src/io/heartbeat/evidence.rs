@@ -15,11 +15,13 @@ use std::time::Duration;
 use dataplane_api::message::{LINE_MAX, RESOLVE_MAX, Reply, Request, Resolution, Status};
 
 use super::{Mail, Order, boottime};
-use crate::failover::exchange::{Nanos, TESTIMONY_MACS, Testimony};
+use crate::failover::exchange::{Nanos, Standing, TESTIMONY_MACS, Testimony};
 use crate::failover::settings::Group;
 
 /// How often the data plane is looked at, and how often as long as it is not ready.
 const PERIOD: (Nanos, Nanos) = (250_000_000, 20_000_000);
+/// How often it is asked how replication stands: a switchover waits until all is acknowledged.
+const STANDING: Nanos = 20_000_000;
 /// Longest wait for an answer of the data plane.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// For how long answers to a question of the peer's are collected, in milliseconds.
@@ -38,11 +40,22 @@ pub(super) enum Job {
     Resolve { group: Arc<str>, ticket: u32 },
     /// Whether the group has arrived.
     Verify { group: Arc<str>, epoch: u64, testimony: Option<Testimony>, rate: Option<u32> },
+    /// How replication stands is to be had there.
+    Replication(Option<Source>),
+}
+
+/// Says how replication stands.
+pub(in crate::io) struct Source(pub(in crate::io) Box<dyn Fn() -> Standing + Send>);
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Source")
+    }
 }
 
 /// What the data plane says of itself, as far as the pair is concerned.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub(in crate::io) struct Seen {
     /// Whether it knows our groups: before, a lease would be refused.
     pub(super) ready: bool,
     /// Interfaces that are attached and up.
@@ -71,19 +84,34 @@ pub(super) struct Watcher {
     /// Packets of each group when they were last counted.
     counted: BTreeMap<String, (u64, Nanos)>,
     arriving: BTreeMap<Arc<str>, Arriving>,
+    replication: Option<Source>,
+    standing: Standing,
 }
 
 impl Watcher {
-    pub(super) const fn new(path: PathBuf, mail: Mail) -> Self {
+    pub(super) fn new(path: PathBuf, mail: Mail) -> Self {
         let (counted, arriving) = (BTreeMap::new(), BTreeMap::new());
-        Self { path, session: None, mail, groups: Vec::new(), ready: false, counted, arriving }
+        Self {
+            path,
+            session: None,
+            mail,
+            groups: Vec::new(),
+            ready: false,
+            counted,
+            arriving,
+            replication: None,
+            standing: Standing::default(),
+        }
     }
 
     /// Until the heartbeat has no more jobs for us.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         let mut due = 0;
         loop {
-            let wait = Duration::from_nanos(Nanos::saturating_sub(due, boottime()));
+            self.stands();
+            let wait = Nanos::saturating_sub(due, boottime());
+            let wait = if self.replication.is_some() { wait.min(STANDING) } else { wait };
+            let wait = Duration::from_nanos(wait);
             match jobs.recv_timeout(wait) {
                 Ok(Job::Groups(groups)) => {
                     self.groups = groups;
@@ -97,6 +125,12 @@ impl Watcher {
                 Ok(Job::Verify { group, epoch, testimony, rate }) => {
                     self.verify(group, epoch, testimony.as_ref(), rate);
                 }
+                Ok(Job::Replication(source)) => {
+                    self.replication = source;
+                    self.standing = Standing::default();
+                    self.mail.send(Order::Standing(self.standing));
+                }
+                Err(RecvTimeoutError::Timeout) if boottime() < due => {}
                 Err(RecvTimeoutError::Timeout) => {
                     self.look();
                     let soon = !self.ready || !self.arriving.is_empty();
@@ -104,6 +138,16 @@ impl Watcher {
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    /// Tells the heartbeat how replication stands, if that is news.
+    fn stands(&mut self) {
+        let Some(source) = &self.replication else { return };
+        let standing = (source.0)();
+        if standing != self.standing {
+            self.standing = standing;
+            self.mail.send(Order::Standing(standing));
         }
     }
 
@@ -218,7 +262,8 @@ impl Watcher {
         let mail = &self.mail;
         self.arriving.retain(|group, waiting| {
             let (passed, epoch) = (now.saturating_sub(waiting.since), waiting.epoch);
-            let packets = status.groups.iter().find(|g| *g.name == **group).map_or(0, |g| g.packets);
+            let packets =
+                status.groups.iter().find(|g| *g.name == **group).map_or(0, |g| g.packets);
             let came = packets.saturating_sub(waiting.packets);
             // A tenth of what the peer had: clients may have given up, but not nearly all of them.
             let wanted = u128::from(waiting.rate) * u128::from(passed) / 10_000_000_000;
@@ -292,7 +337,8 @@ fn judge(
     }
     for interface in &status.interfaces {
         if !interface.attached || interface.link != "up" {
-            let why = interface.problem.clone().unwrap_or_else(|| format!("link {}", interface.link));
+            let why =
+                interface.problem.clone().unwrap_or_else(|| format!("link {}", interface.link));
             return Err(format!("interface {} carries nothing: {why}", interface.name));
         }
     }

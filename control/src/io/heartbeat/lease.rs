@@ -4,7 +4,7 @@
 //! A data plane that does not answer in time counts as dead: the session ends, and the next attempt
 //! follows soon.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -69,12 +69,15 @@ pub(super) struct Agent {
     ping: Nanos,
     /// Why there is no session.
     reason: Option<String>,
+    /// Groups to be given up as soon as there is one, with their epochs.
+    owed: BTreeMap<Arc<str>, u64>,
 }
 
 impl Agent {
-    pub(super) const fn new(path: PathBuf, patience: Nanos, ping: Nanos) -> Self {
+    pub(super) fn new(path: PathBuf, patience: Nanos, ping: Nanos) -> Self {
         let (session, retry, pause) = (None, 0, RETRY.0);
-        Self { path, session, retry, pause, patience, ping, reason: None }
+        let (reason, owed) = (None, BTreeMap::new());
+        Self { path, session, retry, pause, patience, ping, reason, owed }
     }
 
     /// Other settings.
@@ -109,15 +112,13 @@ impl Agent {
     pub(super) fn tick(&mut self, now: Nanos) -> Vec<Said> {
         let mut said = Vec::new();
         match &self.session {
-            None if self.retry <= now => {
-                match self.connect(now) {
-                    Ok(session) => {
-                        self.session = Some(session);
-                        self.ask(What::Hello, now, &mut said);
-                    }
-                    Err(e) => self.failed(format!("cannot connect: {e}"), now, &mut said),
+            None if self.retry <= now => match self.connect(now) {
+                Ok(session) => {
+                    self.session = Some(session);
+                    self.ask(What::Hello, now, &mut said);
                 }
-            }
+                Err(e) => self.failed(format!("cannot connect: {e}"), now, &mut said),
+            },
             None => {}
             Some(session) => {
                 let oldest = session.pending.front().map(|(_, sent)| *sent);
@@ -174,6 +175,7 @@ impl Agent {
         now: Nanos,
     ) -> Vec<Said> {
         let mut said = Vec::new();
+        self.owed.remove(group);
         if self.is_up() {
             self.ask_lease(What::Lease(Arc::clone(group), epoch), (epoch, ttl), now, &mut said);
         } else {
@@ -183,12 +185,14 @@ impl Agent {
         said
     }
 
-    /// Takes it back. Without a session nothing is asked: the lease runs out.
+    /// Takes it back; without a session the lease runs out, and is taken back when there is one.
     pub(super) fn release(&mut self, group: &Arc<str>, epoch: u64, now: Nanos) -> Vec<Said> {
         let mut said = Vec::new();
         if self.is_up() {
             let what = What::Release(Arc::clone(group));
             self.ask_lease(what, (epoch, Duration::ZERO), now, &mut said);
+        } else {
+            self.owed.insert(Arc::clone(group), epoch);
         }
         said
     }
@@ -281,8 +285,15 @@ impl Agent {
                 return;
             };
             let reply = serde_json::from_slice::<Reply>(&line);
-            if let Err(reason) = self.understand(what, reply, said) {
-                self.failed(reason, now, said);
+            match self.understand(what, reply, said) {
+                Ok(()) if self.is_up() => {
+                    for (group, epoch) in std::mem::take(&mut self.owed) {
+                        let what = What::Release(group);
+                        self.ask_lease(what, (epoch, Duration::ZERO), now, said);
+                    }
+                }
+                Ok(()) => {}
+                Err(reason) => self.failed(reason, now, said),
             }
         }
     }

@@ -158,7 +158,9 @@ impl Way {
                 let on = interface.as_ref().map_or_else(String::new, |i| format!(" on {i}"));
                 ("udp", format!("{local} to {remote}{on}"))
             }
-            Link::Multicast { group, interface } => ("multicast", format!("{group} on {interface}")),
+            Link::Multicast { group, interface } => {
+                ("multicast", format!("{group} on {interface}"))
+            }
             Link::Serial { device, baud } => ("serial", format!("{} at {baud}", device.display())),
         };
         HaPath {

@@ -51,7 +51,11 @@ impl Serial {
             return Err(io::Error::other("not a serial line"));
         }
         let mut settings = tcgetattr(&file).map_err(|e| {
-            if e == rustix::io::Errno::NOTTY { io::Error::other("not a serial line") } else { e.into() }
+            if e == rustix::io::Errno::NOTTY {
+                io::Error::other("not a serial line")
+            } else {
+                e.into()
+            }
         })?;
         settings.make_raw();
         settings.set_speed(baud)?;

@@ -48,12 +48,11 @@ impl Udp {
         set_socket_reuseaddr(&socket, true)?;
         let interface = bind_to(&socket, interface)?;
         let index = interface.1;
-        let number = i32::try_from(index).map_err(io::Error::other)?;
         match group.ip() {
             IpAddr::V4(v4) => {
                 let any = Ipv4Addr::UNSPECIFIED;
-                set_ip_add_membership_with_ifindex(&socket, &v4, &any, number)?;
-                set_ip_multicast_if_with_ifindex(&socket, &Ipv4Addr::UNSPECIFIED, &any, number)?;
+                set_ip_add_membership_with_ifindex(&socket, &v4, &any, index)?;
+                set_ip_multicast_if_with_ifindex(&socket, &Ipv4Addr::UNSPECIFIED, &any, index)?;
                 set_ip_multicast_loop(&socket, false)?;
                 set_ip_multicast_ttl(&socket, 1)?;
             }
@@ -121,7 +120,9 @@ fn bind_to(socket: &UdpSocket, name: &str) -> io::Result<(String, u32)> {
 
 /// An address that means something only on one link needs to say on which.
 fn scoped(at: SocketAddr, index: u32) -> SocketAddr {
-    let link = |ip: &Ipv6Addr| ip.is_unicast_link_local() || (ip.is_multicast() && ip.octets()[1] & 0xf <= 2);
+    let link = |ip: &Ipv6Addr| {
+        ip.is_unicast_link_local() || (ip.is_multicast() && ip.octets()[1] & 0xf <= 2)
+    };
     match at {
         SocketAddr::V6(mut v6) if link(v6.ip()) && v6.scope_id() == 0 => {
             v6.set_scope_id(index);

@@ -40,15 +40,13 @@ impl DataPlane {
         self.written < self.output.len()
     }
 
-    /// Writes the frames that `next` yields, as far as the socket takes them; whether any was taken.
-    pub(super) fn write(
-        &mut self,
-        next: &mut dyn FnMut() -> Option<Vec<u8>>,
-    ) -> io::Result<bool> {
+    /// Writes the frames that `next` yields, as far as the socket takes them; whether any was
+    /// taken.
+    pub(super) fn write(&mut self, next: &mut dyn FnMut() -> Option<Vec<u8>>) -> io::Result<bool> {
         let mut any = false;
         loop {
             if !self.is_writing() {
-                (self.written, any) = (0, any);
+                self.written = 0;
                 self.output.clear();
                 while self.output.len() < WRITE
                     && let Some(frame) = next()

@@ -1,9 +1,9 @@
-//! The thread of replication: carries out what [`crate::replicate`] decides, between the replication
-//! socket of our own data plane and the peer's control.
+//! The thread of replication: carries out what [`crate::replicate`] decides, between the
+//! replication socket of our own data plane and the peer's control.
 //!
-//! A thread of its own, so that a configuration being read or a page being written delays no change.
-//! It waits for nothing but its sockets, and comes back to each of them after a bounded amount of work
-//! for the others. It ends when its [`Replicator`] goes.
+//! A thread of its own, so that a configuration being read or a page being written delays no
+//! change. It waits for nothing but its sockets, and comes back to each of them after a bounded
+//! amount of work for the others. It ends when its [`Replicator`] goes.
 
 mod data_plane;
 mod network;
@@ -68,8 +68,8 @@ pub struct Replicator {
 pub type Listener = Box<dyn FnMut(Event) + Send>;
 
 impl Replicator {
-    /// Starts the thread. `socket` is the data plane's replication socket. What cannot be reached is
-    /// tried again, and said in [`View::trouble`].
+    /// Starts the thread. `socket` is the data plane's replication socket. What cannot be reached
+    /// is tried again, and said in [`View::trouble`].
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -88,8 +88,8 @@ impl Replicator {
         Ok(Self { commands, wake, shown, thread: Some(thread) })
     }
 
-    /// Other settings. The session with the peer is another one then, and everything is sent anew: to
-    /// be called when they have changed, not at each reload.
+    /// Other settings. The session with the peer is another one then, and everything is sent anew:
+    /// to be called when they have changed, not at each reload.
     pub fn configure(&self, settings: Settings) {
         self.tell(Command::Configure(Box::new(settings)));
     }

@@ -66,8 +66,7 @@ impl Network {
         }
         let slices: Vec<[IoSlice<'_>; 1]> =
             self.unsent.iter().map(|bytes| [IoSlice::new(bytes)]).collect();
-        let mut controls: Vec<_> =
-            slices.iter().map(|_| SendAncillaryBuffer::default()).collect();
+        let mut controls: Vec<_> = slices.iter().map(|_| SendAncillaryBuffer::default()).collect();
         let mut messages: Vec<_> =
             slices.iter().zip(&mut controls).map(|(s, c)| MMsgHdr::new(s, c)).collect();
         let sent = match sendmmsg(&self.socket, &mut messages, SendFlags::empty()) {

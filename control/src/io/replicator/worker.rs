@@ -253,7 +253,7 @@ impl Worker {
     }
 
     /// Until a socket is ready or something is due.
-    fn wait(&self, wake: &OwnedFd) {
+    fn wait(&mut self, wake: &OwnedFd) {
         let mut due = self.replication.next_deadline().min(self.show_ns);
         let mut fds = vec![PollFd::new(wake, PollFlags::IN)];
         match &self.data_plane {
@@ -280,6 +280,13 @@ impl Worker {
         };
         // Interrupted or not, everything is looked at again.
         let _ = poll(&mut fds, Some(&timeout));
+        let gone = PollFlags::HUP | PollFlags::ERR;
+        let hung_up = self.data_plane.is_some() && fds[1].revents().intersects(gone);
         let _ = rustix::io::read(wake, &mut [0; 8]);
+        // What it has said before is of no use: it says all anew when it is back. While the peer is
+        // slow nothing is read, and nothing else would show it.
+        if hung_up {
+            self.lost_data_plane("the data plane closed it", now());
+        }
     }
 }

@@ -36,7 +36,16 @@ impl Bench {
 
     /// The data plane says how many connections `r` has, now.
     fn conns(&mut self, active: u64) {
-        let real = RealStatus { address: "10.0.0.1:80".into(), active, ..RealStatus::default() };
+        self.real(RealStatus { active, ..RealStatus::default() });
+    }
+
+    /// The data plane says how many connections of `r` it has still to reset, now.
+    fn ending(&mut self, ending: u64) {
+        self.real(RealStatus { ending, ..RealStatus::default() });
+    }
+
+    fn real(&mut self, real: RealStatus) {
+        let real = RealStatus { address: "10.0.0.1:80".into(), ..real };
         let service =
             ServiceStatus { name: "a".into(), reals: vec![real], ..ServiceStatus::default() };
         let status = Status { services: vec![service], ..Status::default() };
@@ -208,6 +217,40 @@ fn at_the_deadline_what_is_left_is_reset_once_the_data_plane_can_be_asked() {
     bench.settle(None);
     assert_eq!((ends(&bench), bench.events("connections_reset").len()), (0, 0), "once");
     assert_eq!(bench.node.overrides.next_ms(), None);
+}
+
+#[test]
+fn an_order_that_a_data_plane_took_to_its_grave_is_given_to_the_next() {
+    let mut bench = up();
+    bench.ask(&drain("r", Some(10), Some(Then::Reset)));
+    bench.settle(None);
+    let ends = |b: &Bench| {
+        b.sent().iter().filter(|r| matches!(r, Request::EndConns { port: Some(80), .. })).count()
+    };
+    bench.pass(11_000);
+    bench.settle(None);
+    assert_eq!(ends(&bench), 1);
+    bench.forget();
+    for _ in 0..5 {
+        bench.ending(2);
+        assert_eq!(ends(&bench), 0, "it is at it");
+    }
+    let saved = || crate::overrides::encode(&bench.node.overrides);
+    assert!(decode(&saved()).unwrap().next_ms().is_some(), "a new control would begin again");
+    bench.input(Input::Disconnected(bench.session(), "killed".into()));
+    bench.pass(3000);
+    bench.connect();
+    bench.settle(None);
+    assert_eq!(ends(&bench), 1, "again");
+    bench.forget();
+    bench.ending(0);
+    let saved = crate::overrides::encode(&bench.node.overrides);
+    assert_eq!(decode(&saved).unwrap().next_ms(), None, "over, and on disk");
+    bench.input(Input::Disconnected(bench.session(), "killed".into()));
+    bench.pass(3000);
+    bench.connect();
+    bench.settle(None);
+    assert_eq!(ends(&bench), 0);
 }
 
 #[test]

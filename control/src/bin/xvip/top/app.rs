@@ -1,8 +1,9 @@
 //! What the operator sees and does: keys in, state out. Pure.
 
+use control::verbs::StatusResult;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::model::{Group, Sample, Sort, arrange, groups};
+use super::model::{Group, Rates, Sample, Sort, arrange, groups};
 
 /// The screen's state.
 #[derive(Debug, Default)]
@@ -50,6 +51,25 @@ impl App {
                 (self.before, self.now) = (before, Some(sample));
             }
             Err(problem) => self.problem = Some(problem),
+        }
+    }
+
+    /// A look that found control, but no data plane: the rows are the last ones, and stand still.
+    pub(crate) fn data_plane_lost(&mut self, status: StatusResult, why: String) {
+        if self.paused {
+            return;
+        }
+        self.before = None;
+        self.problem = match &mut self.now {
+            Some(now) => {
+                now.status = status;
+                None
+            }
+            None => Some(why),
+        };
+        for group in &mut self.groups {
+            group.service.rates = Rates::default();
+            group.reals.iter_mut().for_each(|real| real.rates = Rates::default());
         }
     }
 

@@ -14,11 +14,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use control::verbs::Verb;
+use control::verbs::{StatusResult, Verb};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use crate::client::{Client, Problem};
+use crate::stop::Stop;
 use crate::table::Table;
 use crate::{Cli, End, print_json};
 use app::{App, Next};
@@ -65,8 +66,9 @@ pub(crate) fn run(cli: &Cli, args: &Top, socket: &Path, out: &mut impl Write) ->
     Client::connect(socket)?;
     let looks = look_around(socket.to_owned(), args.interval);
     let mut app = App::new(&args.filter);
+    let mut stop = Stop::on_signals()?;
     let mut terminal = ratatui::try_init()?;
-    let result = live(&mut terminal, &mut app, &looks);
+    let result = live(&mut terminal, &mut app, &looks, &mut stop);
     ratatui::restore();
     result?;
     Ok(End::Done)
@@ -75,10 +77,15 @@ pub(crate) fn run(cli: &Cli, args: &Top, socket: &Path, out: &mut impl Write) ->
 fn live(
     terminal: &mut DefaultTerminal,
     app: &mut App,
-    looks: &mpsc::Receiver<Result<Sample, String>>,
+    looks: &mpsc::Receiver<Result<Seen, Problem>>,
+    stop: &mut Stop,
 ) -> io::Result<()> {
-    loop {
-        looks.try_iter().for_each(|look| app.update(look));
+    while !stop.now() {
+        looks.try_iter().for_each(|look| match look {
+            Ok(Seen::All(sample)) => app.update(Ok(*sample)),
+            Ok(Seen::Control(status, why)) => app.data_plane_lost(*status, why.to_string()),
+            Err(problem) => app.update(Err(problem.to_string())),
+        });
         // Draws to the size that the terminal has now, so that a new size needs no word of its own.
         let mut height = 0;
         terminal.draw(|frame| {
@@ -92,9 +99,10 @@ fn live(
             && key.kind != KeyEventKind::Release
             && app.key(key, view::page(height)) == Next::Quit
         {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 #[expect(clippy::disallowed_methods, reason = "a command for people; its core has no time")]
@@ -108,7 +116,7 @@ fn pause(time: Duration) {
 }
 
 /// Looks again and again, until nobody listens.
-fn look_around(socket: PathBuf, interval: Duration) -> mpsc::Receiver<Result<Sample, String>> {
+fn look_around(socket: PathBuf, interval: Duration) -> mpsc::Receiver<Result<Seen, Problem>> {
     // One look waits at most: old ones are worth nothing.
     let (looks, queue) = mpsc::sync_channel(1);
     std::thread::spawn(move || {
@@ -119,7 +127,7 @@ fn look_around(socket: PathBuf, interval: Duration) -> mpsc::Receiver<Result<Sam
             if look.is_err() {
                 client = None;
             }
-            if looks.send(look.map_err(|p| p.to_string())).is_err() {
+            if looks.send(look).is_err() {
                 return;
             }
             pause(interval.saturating_sub(began.elapsed()));
@@ -128,17 +136,38 @@ fn look_around(socket: PathBuf, interval: Duration) -> mpsc::Receiver<Result<Sam
     queue
 }
 
+/// What a look has found.
+enum Seen {
+    All(Box<Sample>),
+    /// Only how control is: there is no data plane, and why that is no good.
+    Control(Box<StatusResult>, Problem),
+}
+
 /// One look, on a new connection if there is none.
-fn look(client: &mut Option<Client>, socket: &Path, start: Instant) -> Result<Sample, Problem> {
+fn look(client: &mut Option<Client>, socket: &Path, start: Instant) -> Result<Seen, Problem> {
     let client = match client {
         Some(client) => client,
         None => client.insert(Client::connect(socket)?),
     };
-    let status = client.ask(&Verb::Status {})?.result;
-    let services: crate::client::Reply<_> = client.ask(&Verb::Services {})?;
+    let status: StatusResult = client.ask(&Verb::Status {})?.result;
+    let services: crate::client::Reply<_> = match client.ask(&Verb::Services {}) {
+        Ok(services) => services,
+        Err(problem) if status.agent.state != "connected" => {
+            return Ok(Seen::Control(Box::new(status), problem));
+        }
+        Err(problem) => return Err(problem),
+    };
     let elapsed = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     let at_ms = elapsed.saturating_sub(services.age_ms.unwrap_or(0));
-    Ok(Sample { at_ms, status, services: services.result })
+    Ok(Seen::All(Box::new(Sample { at_ms, status, services: services.result })))
+}
+
+/// One look that finds everything.
+fn whole(client: &mut Option<Client>, socket: &Path, start: Instant) -> Result<Sample, Problem> {
+    match look(client, socket, start)? {
+        Seen::All(sample) => Ok(*sample),
+        Seen::Control(_, problem) => Err(problem),
+    }
 }
 
 fn batch(
@@ -150,10 +179,10 @@ fn batch(
 ) -> Result<End, End> {
     let (start, mut client) = (now(), None);
     let mut app = App::new(&args.filter);
-    app.update(Ok(look(&mut client, socket, start)?));
+    app.update(Ok(whole(&mut client, socket, start)?));
     for n in 0..times {
         pause(args.interval);
-        app.update(Ok(look(&mut client, socket, start)?));
+        app.update(Ok(whole(&mut client, socket, start)?));
         if cli.json {
             print_json(out, &app.shown())?;
         } else {

@@ -157,3 +157,17 @@ fn a_lost_control_is_said_and_the_last_rows_stay() {
     let text = screen(&app, 80, 10);
     assert!(text.contains("lost xvip-control?[2J") && text.contains("web1"), "{text}");
 }
+
+#[test]
+fn a_lost_data_plane_is_said_and_the_last_rows_stand_still() {
+    let mut app = app();
+    let mut status = app.sample().unwrap().status.clone();
+    status.agent.state = "connecting".to_owned();
+    app.data_plane_lost(status.clone(), "xvip: no data plane".to_owned());
+    let text = screen(&app, 120, 10);
+    assert!(text.contains("DATA PLANE LOST") && text.contains("web1"), "{text}");
+    assert!(text.contains("0 conn/s") && !text.contains("105 conn/s"), "{text}");
+    let mut first = App::default();
+    first.data_plane_lost(status, "xvip: no data plane".to_owned());
+    assert!(screen(&first, 120, 10).contains("no data plane"));
+}
