@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_frame_around_bytes_is_the_frame_of_the_item() {
-        let item = Stream::End { pass: 3, bucket: ALL, sent: 70_000 };
+        let item = Stream::End { pass: 3, bucket: ALL, sent: 70_000, owned: vec![] };
         assert_eq!(stream_frame(9, &item.encode()), Frame::Stream { number: 9, item }.encode());
     }
 }

@@ -13,6 +13,7 @@
 //! * **reports**, from the data plane to its control.
 
 use crate::record::{RECORD_BYTES, Record};
+use crate::service::GROUPS_MAX;
 
 /// Largest frame, without the four bytes of its length.
 pub const FRAME_MAX: usize = 1 + STREAM_MAX + 16;
@@ -45,7 +46,8 @@ pub enum Stream {
         /// Of this bucket, or of [`ALL`].
         bucket: u16,
     },
-    /// What the receiver had of it from the sender before, and has not heard of since, is gone.
+    /// What the receiver had of it from the sender before, and has not heard of since, is gone: of the
+    /// groups that the sender owns. Of others it does not know enough to say so.
     End {
         /// As in [`Stream::Begin`].
         pass: u16,
@@ -53,6 +55,9 @@ pub enum Stream {
         bucket: u16,
         /// Connections sent in this pass.
         sent: u32,
+        /// [`crate::record::tag`] of the name of each group of VIPs that the sender has owned from
+        /// the pass's beginning to its end; at most [`crate::service::GROUPS_MAX`].
+        owned: Vec<u32>,
     },
     /// What the receiver should have now.
     Digest {
@@ -181,10 +186,12 @@ impl Stream {
                 out.push(2);
                 put(&mut out, &[*pass, *bucket]);
             }
-            Self::End { pass, bucket, sent } => {
+            Self::End { pass, bucket, sent, owned } => {
+                assert!(owned.len() <= GROUPS_MAX, "{} groups", owned.len());
                 out.push(3);
                 put(&mut out, &[*pass, *bucket]);
                 out.extend(sent.to_be_bytes());
+                owned.iter().for_each(|tag| out.extend(tag.to_be_bytes()));
             }
             Self::Digest { first, sums } => {
                 assert!(sums.len() <= DIGEST_PART, "{} sums", sums.len());
@@ -208,9 +215,12 @@ impl Stream {
         let item = match kind {
             1 => changes(body),
             2 => two(body).map(|[pass, bucket]| Self::Begin { pass, bucket }),
-            3 => body.split_at_checked(4).and_then(|(place, sent)| {
-                let ([pass, bucket], sent) = (two(place)?, sent.try_into().ok()?);
-                Some(Self::End { pass, bucket, sent: u32::from_be_bytes(sent) })
+            3 => body.split_at_checked(4).and_then(|(place, numbers)| {
+                let [pass, bucket] = two(place)?;
+                let numbers = long_words(numbers)?;
+                let (sent, owned) = numbers.split_first()?;
+                let (sent, owned) = (*sent, owned.to_vec());
+                (owned.len() <= GROUPS_MAX).then_some(Self::End { pass, bucket, sent, owned })
             }),
             4 => digest(body),
             other => return Err(Malformed::Kind(other)),
@@ -318,12 +328,8 @@ impl Standing {
     fn decode(body: &[u8]) -> Option<Self> {
         let (now, counts) = body.split_at_checked(8)?;
         let now_ns = u64::from_be_bytes(now.try_into().ok()?);
-        let counts: Vec<u32> = counts
-            .chunks(4)
-            .map(|c| c.try_into().ok().map(u32::from_be_bytes))
-            .collect::<Option<_>>()?;
         let [worth, sent, waiting, imported, overflows, unknown, no_room, own, passes] =
-            counts.try_into().ok()?;
+            long_words(counts)?.try_into().ok()?;
         Some(Self {
             now_ns,
             worth,
@@ -345,6 +351,10 @@ fn put(out: &mut Vec<u8>, words: &[u16]) {
 
 fn words(body: &[u8]) -> Option<Vec<u16>> {
     body.chunks(2).map(|c| c.try_into().ok().map(u16::from_be_bytes)).collect()
+}
+
+fn long_words(body: &[u8]) -> Option<Vec<u32>> {
+    body.chunks(4).map(|c| c.try_into().ok().map(u32::from_be_bytes)).collect()
 }
 
 fn two(body: &[u8]) -> Option<[u16; 2]> {
@@ -412,7 +422,8 @@ mod tests {
             Frame::Hello { version: 7 },
             stream(Stream::Changes { since_ns: 1, records: vec![record(); RECORDS_MAX] }),
             stream(Stream::Begin { pass: 1, bucket: ALL }),
-            stream(Stream::End { pass: 1, bucket: 3, sent: 70_000 }),
+            stream(Stream::End { pass: 1, bucket: 3, sent: 70_000, owned: vec![] }),
+            stream(Stream::End { pass: 1, bucket: 3, sent: 0, owned: vec![7; GROUPS_MAX] }),
             stream(Stream::Digest { first: 128, sums: vec![u64::MAX; DIGEST_PART] }),
             Frame::Start { pass: 4 },
             Frame::Stop,

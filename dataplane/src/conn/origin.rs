@@ -47,6 +47,7 @@ impl Origin {
     }
 
     /// Whether this is a word that was written so.
+    #[cfg(not(loom))]
     pub(super) const fn is_intact(self) -> bool {
         self.0 == 0 || self.0 == Self::imported(self.life(), self.pass()).0
     }
@@ -59,6 +60,7 @@ const fn check(low: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

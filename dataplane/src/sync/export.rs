@@ -68,6 +68,8 @@ struct Pass {
     wanted: Wanted,
     number: u16,
     cursor: u32,
+    /// Groups owned since it began.
+    owned: BTreeSet<u32>,
     /// Of each bucket; of a pass over all: of the first.
     sent: Box<[u32; BUCKETS]>,
 }
@@ -200,7 +202,7 @@ impl Export {
     /// more.
     pub fn step(&mut self, limit: u32, view: &View<'_>) -> bool {
         if self.pass.is_none() {
-            self.begin();
+            self.begin(view);
         }
         let Some(mut pass) = self.pass.take() else { return self.finish() };
         let high = view.shared.conns.high();
@@ -209,6 +211,8 @@ impl Export {
             self.look(&mut pass, index, view);
         }
         pass.cursor = end;
+        let owned = view.groups();
+        pass.owned.retain(|group| owned.contains(group));
         if end < high {
             self.pass = Some(pass);
             return true;
@@ -243,7 +247,7 @@ impl Export {
         }
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, view: &View<'_>) {
         let Some(wanted) = self.next.take() else { return };
         self.flush();
         let pass = self.number;
@@ -255,14 +259,16 @@ impl Export {
             }
         }
         let sent = Box::new([0; BUCKETS]);
-        self.pass = Some(Pass { wanted, number: pass, cursor: 0, sent });
+        let owned = view.groups();
+        self.pass = Some(Pass { wanted, number: pass, cursor: 0, owned, sent });
     }
 
     fn end(&mut self, pass: &Pass) {
         self.flush();
+        let owned: Vec<u32> = pass.owned.iter().copied().collect();
         let end = |bucket: u16, place: usize| {
             let (pass, sent) = (pass.number, pass.sent[place]);
-            Stream::End { pass, bucket, sent }
+            Stream::End { pass, bucket, sent, owned: owned.clone() }
         };
         match &pass.wanted {
             Wanted::All => {

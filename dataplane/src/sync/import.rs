@@ -112,9 +112,9 @@ impl Import {
                 self.pass = self.pass.wrapping_add(1);
                 self.open.insert(*bucket, self.pass);
             }
-            Stream::End { bucket, .. } => {
+            Stream::End { bucket, owned, .. } => {
                 if let Some(since) = self.open.remove(bucket) {
-                    self.end(*bucket, since, view);
+                    self.end(*bucket, since, owned, view);
                 }
             }
             Stream::Digest { first, sums } => {
@@ -173,6 +173,7 @@ impl Import {
             let conns = &view.shared.conns;
             if conns.set_origin(&found.handle, old, origin) && follow(found, &conn, view) {
                 self.heard.set(found.handle, fingerprint(record));
+                self.given.push(found.handle);
                 return Ok(());
             }
         }
@@ -259,8 +260,10 @@ impl Import {
         self.given.push(handle);
     }
 
-    /// A pass has ended: what the peer has not named in it is gone.
-    fn end(&mut self, which: u16, since: u16, view: &View<'_>) {
+    /// A pass has ended: what the peer has not named in it is gone, if it is of a group that the peer
+    /// owned all the time. A node that owns nothing does not name what it has been told itself: that is
+    /// still there, and in the moment of a takeover may be all there is.
+    fn end(&mut self, which: u16, since: u16, owned: &[u32], view: &View<'_>) {
         for index in 0..view.shared.conns.high() {
             let Some((life, print)) = self.heard.get(index) else { continue };
             if which != ALL && which != bucket(print) {
@@ -269,10 +272,13 @@ impl Import {
             match view.shared.conns.at(index) {
                 Some((found, origin)) if found.handle.generation() == life => {
                     let named = origin.pass().wrapping_sub(since) < u16::MAX / 2;
-                    if !named && !view.owns(&found.conn) {
-                        self.drop(found.handle, view);
-                    } else if !named {
+                    if named {
+                        continue;
+                    }
+                    if view.owns(&found.conn) {
                         self.heard.forget(index);
+                    } else if view.group(&found.conn).is_some_and(|group| owned.contains(&group)) {
+                        self.drop(found.handle, view);
                     }
                 }
                 _ => self.heard.forget(index),

@@ -3,7 +3,7 @@
 //! A connection here names service, VIP, real, local address and interface by numbers that this node
 //! has given; a record names them by what both nodes know. Built anew for each new table of services.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -59,6 +59,20 @@ impl View<'_> {
         vip.is_some_and(|vip| self.owned.get(vip.index()).copied().unwrap_or(false))
     }
 
+    /// Of the group that the connection belongs to, the name's [`tag`].
+    #[must_use]
+    pub fn group(&self, conn: &Conn) -> Option<u32> {
+        let vip = self.names.owner(&conn.identity, conn.state)?;
+        self.names.group(vip)
+    }
+
+    /// [`tag`]s of the groups that are owned here.
+    #[must_use]
+    pub fn groups(&self) -> BTreeSet<u32> {
+        let owned = self.owned.iter().zip(0_u16..).filter(|(owned, _)| **owned);
+        owned.filter_map(|(_, vip)| self.names.group(VipId(vip))).collect()
+    }
+
     /// Whether the peer ought to know of it: never of a half-open one, nor of one that it has told us
     /// of, unless that has become ours.
     #[must_use]
@@ -74,6 +88,12 @@ pub fn life(found: &Found) -> u32 {
 }
 
 impl Names {
+    fn group(&self, vip: VipId) -> Option<u32> {
+        let id = self.services.group_of(vip);
+        let (_, name) = self.services.groups().iter().find(|(group, _)| *group == id)?;
+        Some(tag(name.as_bytes()))
+    }
+
     /// Of a table of services and the networks that interfaces are on.
     #[must_use]
     pub fn new(services: &Arc<ServiceTable>, segments: &[Segment]) -> Self {

@@ -121,7 +121,7 @@ fn a_session_gets_what_it_orders_and_standing_all_the_while() {
     }
     let [begin, Stream::Changes { records, .. }, end] = &items[..] else { panic!("{items:?}") };
     assert_eq!(*begin, Stream::Begin { pass: 7, bucket: ALL });
-    assert_eq!(*end, Stream::End { pass: 7, bucket: ALL, sent: 1 });
+    assert_eq!(*end, Stream::End { pass: 7, bucket: ALL, sent: 1, owned: vec![] });
     assert_eq!((records.len(), records[0].state), (1, 4));
     let standing = wait(&mut stream, |frame| match frame {
         Frame::Standing(standing) => Some(standing),

@@ -174,7 +174,7 @@ class Pair(PairGroup):
         front, back = self.net.mac(new.name, "front0"), self.net.mac(new.name, BACK)
         for node, flag, interface, target, mac in (
                 ("client", "-4", "front0", NAT.vip, front), ("client", "-6", "front0", NAT6.vip, front),
-                ("real-a", "-4", BACK, pair.GATEWAYS[0], back), ("real-b", "-6", BACK, pair.GATEWAYS[1], back)):
+                ("real-a", "-4", BACK, pair.GATEWAYS[0], back), ("real-a", "-6", BACK, pair.GATEWAYS[1], back)):
             wait.until(lambda: [e["lladdr"] for e in self.net.ip(node, flag, "neigh", "show", target, "dev", interface)]
                        == [mac], f"{node} knows that {target} is at {new.name}", 2)
         self.pair.settled()

@@ -263,7 +263,7 @@ impl Table {
             return;
         }
         for bucket in begun(&pass.buckets) {
-            self.say(Stream::End { pass: pass.number, bucket, sent: pass.sent });
+            self.say(Stream::End { pass: pass.number, bucket, sent: pass.sent, owned: vec![] });
         }
         let in_pass = |key: &u32| pass.buckets.as_ref().is_none_or(|b| b.contains(&bucket(*key)));
         self.sent.retain(|key| self.own.contains_key(key) || !in_pass(key));
