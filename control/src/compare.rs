@@ -97,6 +97,34 @@ impl Found<'_> {
             }
         }
         self.control(old, new);
+        self.pair(old, new);
+    }
+
+    /// `[ha]`, setting by setting.
+    fn pair(&mut self, old: &Config, new: &Config) {
+        match (&old.ha, &new.ha) {
+            (Some(_), Some(_)) => {}
+            (None, None) => return,
+            (Some(_), None) => {
+                let effect = "this node owns every VIP, whatever the other one does";
+                return self.list.push(difference("remove", "ha", effect));
+            }
+            (None, Some(_)) => {
+                let effect = "VIPs are owned by one of two nodes; they are given up for a moment";
+                return self.list.push(difference("add", "ha", effect));
+            }
+        }
+        let settings = |c: &Config| -> BTreeMap<String, String> {
+            let lines = c.lines.iter().filter(|l| l.path.starts_with("ha."));
+            lines.map(|l| (l.path.clone(), l.value().to_owned())).collect()
+        };
+        let (before, after) = (settings(old), settings(new));
+        let all: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        for path in all.into_iter().filter(|path| before.get(*path) != after.get(*path)) {
+            let (from, to) = (before.get(path).cloned(), after.get(path).cloned());
+            let effect = "nothing moves for it; give both nodes the same";
+            self.list.push(Difference { from, to, ..difference("change", path, effect) });
+        }
     }
 
     /// What only control knows.
@@ -354,6 +382,29 @@ mod tests {
         listen = "192.0.2.10:25"
         real = [{ address = "10.0.1.1:25" }]
     "#;
+
+    #[test]
+    fn each_setting_of_the_pair_that_changes_is_shown() {
+        let ha = |deadtime: &str| {
+            parse(&format!(
+                "[[interface]]\nname = \"e\"\n[node]\nname = \"a\"\n[ha]\nnodes = [\"a\", \"b\"]\ndeadtime = \"{deadtime}\"\n\
+                 key = [{{ id = 1, file = \"/k\" }}]\n\
+                 path = [{{ type = \"udp\", a = \"10.9.0.1:1\", b = \"10.9.0.2:1\" }}]\n"
+            ))
+        };
+        let found = compare(&ha("200ms"), &ha("300ms"), None);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(
+            (found[0].what.as_str(), found[0].to.as_deref()),
+            ("ha.deadtime", Some("\"300ms\""))
+        );
+        let alone = parse("[[interface]]\nname = \"e\"\n[node]\nname = \"a\"\n");
+        let whats = |found: Vec<Difference>| -> Vec<String> {
+            found.into_iter().map(|d| format!("{} {}", d.action, d.what)).collect()
+        };
+        assert_eq!(whats(compare(&alone, &ha("200ms"), None)), ["add ha"]);
+        assert_eq!(whats(compare(&ha("200ms"), &alone, None)), ["remove ha"]);
+    }
 
     fn parse(text: &str) -> Config {
         config::parse(text, "x").unwrap()

@@ -91,11 +91,13 @@ fn examples_of_the_control_socket_are_what_is_spoken() {
             "events" => round::<verbs::EventsResult>(&result),
             "alert-test" => round::<verbs::AlertTestResult>(&result),
             "metrics" => round::<verbs::MetricsResult>(&result),
+            "ha" => round::<verbs::HaResult>(&result),
+            "switchover" | "ha-maintenance" => round::<verbs::HaDone>(&result),
             other => panic!("{other}"),
         };
         assert_eq!(again, result, "{verb}");
     }
-    let told = ["events", "alert-test", "metrics"];
+    let told = ["events", "alert-test", "metrics", "ha", "switchover", "ha-maintenance"];
     let maintained = ["drain", "enable", "disable", "weight", "overrides"];
     let others = ["confirm", "rollback", "plan", "why", "capture", "captured", "end-capture"];
     let told = told.iter().chain(&maintained).chain(&others);

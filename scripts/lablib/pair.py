@@ -397,7 +397,8 @@ class Pair(Lab):
         """xvip.toml of a node."""
         s = settings or self.settings
         services = [service for m in s.methods for service in m.services()] + list(s.services)
-        parts = [config.document(services, s.interfaces, [self._core()], LOCAL, node=name, **s.engine)]
+        local = LOCAL if any(m.forwarding == "fullnat" for m in s.methods) else ()
+        parts = [config.document(services, s.interfaces, [self._core()], local, node=name, **s.engine)]
         parts.append(config.table("[ha]", {
             "nodes": NODES, "keepalive": s.keepalive, "deadtime": s.deadtime, "initdead": s.initdead,
             "failback": s.failback, "key": [{"id": 1, "file": str(self.key)}], "auth": s.auth,

@@ -34,9 +34,10 @@ pub use control::{Control, Group, OnStop};
 pub use duration::{parse as parse_duration, show as show_duration};
 use error::{Error, Sink, printable};
 pub use error::{Errors, Finding, SHOWN_MAX};
+pub use ha::Keys;
 pub use lines::{LINES_MAX, Line};
 pub use machine::Machine;
-use read::{At, Section, as_integer, wrong_type};
+use read::{Section, as_integer, checked_name, wrong_type};
 pub(crate) use suggest::nearest;
 
 use crate::check::{Check, Rules};
@@ -93,23 +94,6 @@ pub struct Config {
     /// Services, in the order of the file.
     pub services: Vec<Entry>,
 }
-
-/// Keys as they were read; none before that.
-#[derive(Clone, Debug, Default)]
-pub struct Keys {
-    /// They themselves.
-    pub ring: Option<crate::seal::Keyring>,
-    /// SHA-256 of the files, by which a new key in an old file is noticed.
-    pub digest: [u8; 32],
-}
-
-impl PartialEq for Keys {
-    fn eq(&self, other: &Self) -> bool {
-        (self.ring.is_some(), self.digest) == (other.ring.is_some(), other.digest)
-    }
-}
-
-impl Eq for Keys {}
 
 /// A service and, beside it, what only control knows of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,17 +237,6 @@ fn read(table: &DeTable<'_>, end: usize, sink: &mut Sink) -> Config {
 pub fn is_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     (1..=63).contains(&name.len()) && name.bytes().all(allowed)
-}
-
-/// A name, or a report.
-fn checked_name<'a>(section: &Section<'a>, key: &str, sink: &mut Sink) -> Option<At<&'a str>> {
-    let name = section.string(key, sink)?;
-    if is_name(name.value) {
-        return Some(name);
-    }
-    let message = format!("`{}` is not a name", printable(name.value));
-    sink.push(Error::new(name.span, message, "expected 1 to 63 of A-Z a-z 0-9 . _ -"));
-    None
 }
 
 fn node(top: &Section<'_>, sink: &mut Sink) -> Node {

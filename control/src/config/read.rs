@@ -302,6 +302,21 @@ pub(super) fn as_duration(
     None
 }
 
+/// A name, or a report.
+pub(super) fn checked_name<'a>(
+    section: &Section<'a>,
+    key: &str,
+    sink: &mut Sink,
+) -> Option<At<&'a str>> {
+    let name = section.string(key, sink)?;
+    if super::is_name(name.value) {
+        return Some(name);
+    }
+    let message = format!("`{}` is not a name", printable(name.value));
+    sink.push(Error::new(name.span, message, "expected 1 to 63 of A-Z a-z 0-9 . _ -"));
+    None
+}
+
 /// Reports a value of the wrong type.
 pub(super) fn wrong_type(
     sink: &mut Sink,

@@ -14,6 +14,8 @@ pub const VERSIONS: std::ops::RangeInclusive<u8> = 1..=1;
 /// Largest beat, sealed.
 pub const BEAT_MAX: usize = 1200;
 const HEAD: usize = 98;
+/// Where the path stands in it.
+const PATH: usize = 7;
 const FIXED: usize = 54;
 const ROW: usize = 62;
 /// Most groups in a beat.
@@ -205,9 +207,8 @@ impl Row {
         }
         let macs = &self.testimony.macs[..self.testimony.macs.len().min(TESTIMONY_MACS)];
         out.extend([self.testimony.asked, self.testimony.silent, macs.len() as u8, 0]);
-        for i in 0..TESTIMONY_MACS {
-            out.extend(macs.get(i).unwrap_or(&[0; 6]));
-        }
+        macs.iter().for_each(|mac| out.extend(mac));
+        out.resize(out.len() + 6 * (TESTIMONY_MACS - macs.len()), 0);
     }
 
     fn decode(from: &mut Reader<'_>) -> Option<Self> {
@@ -215,14 +216,14 @@ impl Row {
         let (epoch, last) = (from.u64()?, from.u64()?);
         let (rate, ask, answer) = (from.u32()?, from.u32()?, from.u32()?);
         let [asked, silent, count, _] = from.take()?;
-        let mut macs = Vec::new();
-        for i in 0..TESTIMONY_MACS {
-            let mac = from.take()?;
-            if i < usize::from(count) {
-                macs.push(mac);
-            }
+        if usize::from(count) > TESTIMONY_MACS || from.0.len() < 6 * TESTIMONY_MACS {
+            return None;
         }
-        (usize::from(count) <= TESTIMONY_MACS).then_some(Self {
+        let mut macs = Vec::new();
+        for _ in 0..count {
+            macs.push(from.take()?);
+        }
+        Some(Self {
             tag,
             role,
             able: flags & 1 != 0,
@@ -235,6 +236,13 @@ impl Row {
             answer,
             testimony: Testimony { macs, silent, asked },
         })
+    }
+}
+
+/// Makes of an encoded beat the copy for another path.
+pub fn set_path(bytes: &mut [u8], path: u8) {
+    if let Some(at) = bytes.get_mut(PATH) {
+        *at = path;
     }
 }
 

@@ -4,8 +4,9 @@
 
 use crate::failover::beat::Role;
 use crate::failover::exchange::Nanos;
-use crate::failover::group::{Cause, Fence, Group, Handover, State, World};
+use crate::failover::group::{Cause, Group, Handover, State};
 use crate::failover::peer::{Claim, Liveness};
+use crate::failover::world::{Fence, World};
 
 /// Longest wait for the peer to know every connection before a group is handed over.
 const DRAIN: Nanos = 2_000_000_000;
@@ -179,7 +180,11 @@ pub(super) fn active(group: &Group, world: &World<'_>, claim: &Claim) -> Active 
     // Part of a lease that was cut short, or two beats, are missing: the peer may have taken it.
     let lapsed = if group.capped { 0 } else { world.keepalive };
     if group.lease_until.saturating_add(lapsed) <= world.now {
-        return Active::Release("its lease has run out");
+        return Active::Release(if group.capped {
+            "{peer} does not hear us and is going to take it"
+        } else {
+            "its lease has run out"
+        });
     }
     let offered = handover.is_some_and(|h| h.offered_until.is_some());
     if world.there && offered && row.role.claims() && row.epoch > group.epoch {

@@ -12,6 +12,8 @@ const ENOUGH: u64 = 200;
 /// Gaps after which the older half counts half: the picture follows the network in about a day of
 /// `keepalive = "50ms"`.
 const REMEMBERED: u64 = 1_000_000;
+/// Beats of the longest deadtime that is suggested.
+const LONGEST_ADVICE: u64 = 1200;
 const YEAR_NS: f64 = 365.25 * 86_400e9;
 /// Chance of a false failover that the suggested deadtime stays under, in each year.
 const TOLERABLE: f64 = 0.1;
@@ -100,9 +102,14 @@ impl Gaps {
         }
         let a_year = YEAR_NS / keepalive as f64;
         let false_per_year = self.beyond(deadtime / 1000) * a_year;
-        let suggested = (3..=1200)
-            .map(|beats| beats * keepalive)
-            .find(|dead| self.beyond(dead / 1000) * a_year < TOLERABLE);
+        // The chance only falls with the deadtime.
+        let safe = |beats: u64| self.beyond(beats * keepalive / 1000) * a_year < TOLERABLE;
+        let (mut low, mut high) = (3, LONGEST_ADVICE + 1);
+        while low < high {
+            let middle = low.midpoint(high);
+            (low, high) = if safe(middle) { (low, middle) } else { (middle + 1, high) };
+        }
+        let suggested = (low <= LONGEST_ADVICE).then_some(low * keepalive);
         let suggested_ms = suggested.map(|dead| dead.div_ceil(1_000_000));
         let expected = match false_per_year {
             n if n < 0.001 => "practically none".to_owned(),

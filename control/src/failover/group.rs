@@ -23,10 +23,10 @@ use std::sync::Arc;
 
 use crate::failover::beat::Role;
 use crate::failover::decide::{self, Active, Standby};
-use crate::failover::evidence::Rank;
 use crate::failover::exchange::{Event, EventKind, Nanos, Output, Testimony};
-use crate::failover::peer::{Claim, Liveness};
+use crate::failover::peer::Claim;
 use crate::failover::verify::Verify;
+use crate::failover::world::World;
 
 /// A node that failed to take a group waits that long before it tries again.
 pub(super) const HOLD: Nanos = 1_000_000_000;
@@ -77,60 +77,6 @@ pub(super) enum State {
 pub(super) struct Want {
     pub(super) until: Nanos,
     pub(super) force: bool,
-}
-
-/// What a group needs to know of everything else.
-#[derive(Debug)]
-pub(super) struct World<'a> {
-    pub(super) now: Nanos,
-    pub(super) keepalive: Nanos,
-    pub(super) deadtime: Nanos,
-    pub(super) initdead: Nanos,
-    /// Longest lease.
-    pub(super) ttl: Nanos,
-    pub(super) node: &'a str,
-    pub(super) peer_name: &'a str,
-    /// Since when this node listens without an interruption.
-    pub(super) listening_since: Nanos,
-    pub(super) data_plane: bool,
-    /// Whether it has been awake for long enough to know what it says.
-    pub(super) settled: bool,
-    pub(super) leaving: bool,
-    pub(super) maintenance: bool,
-    pub(super) blind: bool,
-    pub(super) synced: bool,
-    pub(super) rank: Rank,
-    /// What fencing says: may something be taken from a silent peer?
-    pub(super) fence: Fence,
-    /// Records that the peer does not have yet; 0 without replication.
-    pub(super) lag: u32,
-    /// Whether both tables are the same, as far as digests say.
-    pub(super) equal: bool,
-    pub(super) failback: bool,
-    pub(super) liveness: Liveness,
-    pub(super) there: bool,
-    pub(super) alive_since: Nanos,
-    pub(super) fresh: bool,
-    pub(super) peer_rank: Rank,
-    pub(super) peer_would_take: bool,
-    pub(super) peer_leaving: bool,
-    pub(super) hears_us_at: Option<Nanos>,
-    pub(super) gives_up_at: Option<Nanos>,
-    /// Since when the peer sees more than we do.
-    pub(super) fitter_since: Option<Nanos>,
-}
-
-/// Whether a silent peer has been made harmless.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fence {
-    /// Nothing is configured.
-    NotWanted,
-    /// Not yet.
-    Needed,
-    Running,
-    Done,
-    /// Tried again then.
-    Failed(Nanos),
 }
 
 /// A group on this node.

@@ -14,4 +14,5 @@ mod decide;
 mod group;
 mod peer;
 mod verify;
+mod world;
 pub mod machine;

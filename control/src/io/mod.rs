@@ -6,6 +6,7 @@
 mod agent;
 mod alert;
 mod command;
+mod descriptors;
 pub mod file;
 mod heartbeat;
 mod here;
@@ -32,7 +33,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -43,17 +43,12 @@ use crate::time::{Instant, Stamp};
 use log::Log;
 use pair::Pair;
 use probe::Paths;
-use probe::prober::{Prober, RUNS_MAX};
+use probe::prober::Prober;
 use socket::Socket;
 pub use socket::{CLIENTS_MAX, IDLE_MAX, READERS_MAX, TRANSFER_MAX};
 
 /// Events that wait for the loop; whoever sends more waits.
 const EVENTS: usize = 64;
-
-/// File descriptors wanted: clients, those being turned away, and our own.
-const DESCRIPTORS: u64 = 4 * CLIENTS_MAX as u64 + sorry::DESCRIPTORS;
-/// And those of the checks: a run may need two.
-const CHECK_DESCRIPTORS: u64 = 2 * RUNS_MAX as u64;
 
 /// Most reports of checks taken in at a time.
 const RUNS_AT_ONCE: usize = 64;
@@ -121,31 +116,13 @@ pub fn run(options: Options) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the event loop")?;
     let log = Log::start().context("cannot start the log")?;
-    let descriptors = raise_descriptors().context("cannot raise the limit of open files")?;
-    let runs_max = descriptors.saturating_sub(DESCRIPTORS) / 2;
+    let descriptors = descriptors::raise().context("cannot raise the limit of open files")?;
+    let runs_max = descriptors.saturating_sub(descriptors::OWN) / 2;
     let status = runtime.block_on(serve(options, &log, runs_max));
     // A read of the configuration file that hangs must not keep us.
     runtime.shutdown_background();
     log.finish();
     status
-}
-
-/// As many as clients and checks can take, so that neither can keep us from the data plane or from
-/// our file. How many there are then.
-fn raise_descriptors() -> std::io::Result<u64> {
-    const WANTED: u64 = DESCRIPTORS + CHECK_DESCRIPTORS;
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= WANTED) {
-        return Ok(current.unwrap_or(u64::MAX));
-    }
-    let hard = maximum.map_or(WANTED, |maximum| maximum.max(WANTED));
-    let raised = Rlimit { current: Some(WANTED), maximum: Some(hard) };
-    if setrlimit(Resource::Nofile, raised).is_ok() {
-        return Ok(WANTED);
-    }
-    // Without the right to lift the hard limit: as far as that allows.
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
-    Ok(maximum.unwrap_or(u64::MAX))
 }
 
 async fn serve(options: Options, log: &Log, runs_max: u64) -> anyhow::Result<u8> {
@@ -181,17 +158,7 @@ async fn serve(options: Options, log: &Log, runs_max: u64) -> anyhow::Result<u8>
             _ = interrupt.recv() => Input::Stop,
             _ = hangup.recv() => Input::Reload,
             Some(report) = heard.recv() => Input::Ha(shell.pair.complete(report)),
-            Some(event) = queue.recv() => match event {
-                Event::Input(input) => input,
-                Event::Fenced(result) => {
-                    shell.pair.fenced(result);
-                    Input::Tick
-                }
-                Event::Request(client, reply, input) => {
-                    shell.replies.insert(client, reply);
-                    input
-                }
-            },
+            Some(event) = queue.recv() => shell.event(event),
             count = reports.recv_many(&mut runs, RUNS_AT_ONCE) => {
                 if count == 0 {
                     // A new process checks again; this one never would.
@@ -276,6 +243,21 @@ impl<'a> Shell<'a> {
             metrics: None,
             pair,
         })
+    }
+
+    /// What a task says.
+    fn event(&mut self, event: Event) -> Input {
+        match event {
+            Event::Input(input) => input,
+            Event::Fenced(result) => {
+                self.pair.fenced(result);
+                Input::Tick
+            }
+            Event::Request(client, reply, input) => {
+                self.replies.insert(client, reply);
+                input
+            }
+        }
     }
 
     /// How long nothing is due.

@@ -129,4 +129,40 @@ metrics! {
         "Packets to (in) and from (out) the real server.";
     REAL_BYTES = "xvip_real_bytes_total" Counter ["service" "real" "address" "direction"]
         "Bytes to (in) and from (out) the real server.";
+    HA_ROLE = "xvip_ha_role" Gauge ["group" "role"]
+        "Whether this node has that role for the group.";
+    HA_EPOCH = "xvip_ha_epoch" Gauge ["group"]
+        "Number of the last ownership known.";
+    HA_DEGRADED = "xvip_ha_degraded" Gauge ["group"]
+        "Whether this node owns the group and its takeover does not hold.";
+    HA_PEER_UP = "xvip_ha_peer_up" Gauge []
+        "Whether the other node is heard.";
+    HA_MAINTENANCE = "xvip_ha_maintenance" Gauge []
+        "Whether nothing moves between the nodes by itself.";
+    HA_EVIDENCE = "xvip_ha_evidence" Gauge ["node" "kind"]
+        "Interfaces that are up and ping targets that are reached, as each node says.";
+    HA_PATH_UP = "xvip_ha_path_up" Gauge ["path"]
+        "Whether the path brings heartbeats.";
+    HA_BEATS = "xvip_ha_beats_total" Counter ["path"]
+        "Heartbeats taken.";
+    HA_BEATS_LOST = "xvip_ha_beats_lost_total" Counter ["path"]
+        "Heartbeats that never came.";
+    HA_BEATS_LATE = "xvip_ha_beats_late_total" Counter ["path"]
+        "Gaps between heartbeats that were longer than warntime.";
+    HA_GAP = "xvip_ha_gap_seconds" Gauge ["path" "quantile"]
+        "Distribution of the gaps between heartbeats; 1 is the longest.";
+    HA_WAKE_LATE = "xvip_ha_wake_late_seconds" Gauge []
+        "How late the thread of the heartbeat was at worst.";
+    HA_REFUSED = "xvip_ha_refused_total" Counter ["reason"]
+        "Messages that claimed to be the other node's and were refused.";
+    HA_FENCED_ITSELF = "xvip_ha_fenced_itself_total" Counter []
+        "Times this node had not been running for longer than its lease.";
+    HA_SYNCED = "xvip_ha_synced" Gauge ["node"]
+        "Whether that node knows every connection of the other one.";
+    HA_WORTH = "xvip_ha_connections" Gauge []
+        "Connections here that the other node ought to know.";
+    HA_WOULD_LIVE = "xvip_ha_connections_safe" Gauge []
+        "Of them, those that would live if this node died now.";
+    HA_OLDEST = "xvip_ha_oldest_unacknowledged_seconds" Gauge []
+        "Age of the oldest change that the other node has not acknowledged.";
 }

@@ -2,6 +2,7 @@
 //!
 //! [`ALL`] is the only list of metrics; `docs/operating.md` and the dashboard are held to it.
 
+mod ha;
 mod latency;
 mod list;
 mod text;
@@ -15,6 +16,7 @@ use crate::event::Kind;
 use crate::health::State;
 use crate::spare::Spare;
 use crate::verbs::ServiceHealth;
+pub use ha::Pair;
 use latency::BOUNDS_US;
 pub use latency::Latency;
 use list as m;
@@ -57,6 +59,8 @@ pub struct View<'a> {
     pub alerts: &'a [TargetState],
     /// What the failure of one real server would do.
     pub spare: &'a Spare,
+    /// The pair, if this node is one of two.
+    pub pair: Option<Pair<'a>>,
 }
 
 /// All of it as text.
@@ -72,6 +76,9 @@ pub fn render(view: &View<'_>, format: Format) -> String {
         interfaces(&mut w, &status.interfaces);
         workers(&mut w, status);
         services(&mut w, &status.services);
+    }
+    if let Some(pair) = &view.pair {
+        ha::render(&mut w, pair);
     }
     w.finish()
 }
@@ -300,6 +307,23 @@ mod tests {
         }
     }
 
+    fn paired() -> crate::failover::view::View {
+        use crate::failover::view::{GroupView, PathView, PeerView, View};
+        let (node, peer) = ("lb1".to_owned(), "lb2".to_owned());
+        let role = "active".to_owned();
+        View {
+            node,
+            groups: vec![GroupView { name: "web".to_owned(), role, ..GroupView::default() }],
+            peer: PeerView { node: peer, state: "late".to_owned(), ..PeerView::default() },
+            paths: vec![PathView {
+                name: "p".to_owned(),
+                gap_p99_us: 52_000,
+                ..PathView::default()
+            }],
+            ..View::default()
+        }
+    }
+
     fn text(format: Format) -> String {
         let real = RealHealth {
             name: "a".to_owned(),
@@ -352,6 +376,11 @@ mod tests {
             events: &BTreeMap::from([(Kind::RealDown, 4)]),
             alerts: &[target],
             spare: &spare,
+            pair: Some(Pair {
+                view: &paired(),
+                late_max_us: 1500,
+                replication: Some(&crate::replicate::View::default()),
+            }),
         };
         render(&view, format)
     }
@@ -381,6 +410,9 @@ mod tests {
              state=\"active\"} 7",
             "xvip_interface_kernel_drops_total{interface=\"eth0\",reason=\"rx_ring_full\"} 3",
             "xvip_service_failure_load_ratio{service=\"web\"} 1.8",
+            "xvip_ha_role{group=\"web\",role=\"active\"} 1",
+            "xvip_ha_gap_seconds{path=\"p\",quantile=\"0.99\"} 0.052",
+            "xvip_ha_peer_up 1",
             "xvip_alerts_pending{target=\"ops\",type=\"mail\"} 2",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");

@@ -57,14 +57,6 @@ impl Node {
                 self.answer_alert_test(client, name.as_deref(), now);
                 return;
             }
-            Verb::Metrics {} => {
-                self.answer_metrics(client, now);
-                return;
-            }
-            Verb::Ha {} => {
-                self.answer_ha(client, now);
-                return;
-            }
             Verb::Status {} => (AskKind::Status, Request::Status),
             Verb::Services {} => (AskKind::Services, Request::Status),
             Verb::Counters {} => (AskKind::Counters, Request::Status),
@@ -95,9 +87,11 @@ impl Node {
         }
     }
 
-    /// Carries out a request that changes something.
+    /// Answers without the data plane, or carries out what changes something.
     fn operate(&mut self, client: ClientId, peer: Peer, verb: Verb, now: Instant) {
         match verb {
+            Verb::Metrics {} => self.answer_metrics(client, now),
+            Verb::Ha {} => self.answer_ha(client, now),
             Verb::Reload { confirm_s } => {
                 self.log(peer_record(Level::Info, "reload_asked", &peer));
                 self.reload_asked(Some(client), confirm_s, now);
@@ -231,7 +225,7 @@ impl Node {
                 program: PROGRAM.to_owned(),
                 pid: self.who.pid,
                 uptime_ms: now.as_millis(),
-                lease_ms: u64::try_from(config.control.lease.as_millis()).unwrap_or(u64::MAX),
+                lease_ms: u64::try_from(self.lease().as_millis()).unwrap_or(u64::MAX),
                 warnings: self.warnings(),
             },
             config: ConfigStatus {

@@ -136,6 +136,14 @@ impl Node {
         self.config.ha.is_some()
     }
 
+    /// For how long the data plane answers without word from us.
+    pub(super) fn lease(&self) -> Duration {
+        let config = self.wanted();
+        config.ha.as_ref().map_or(config.control.lease, |ha| {
+            ha.deadtime.saturating_sub(2 * ha.keepalive).max(2 * ha.keepalive)
+        })
+    }
+
     /// Tells the failure detector what is in force, if that is news.
     pub(super) fn ha_tick(&mut self, now: Instant) {
         if self.stop_by.is_none() {
@@ -226,7 +234,7 @@ impl Node {
         let old = self.ha.state.as_ref().map(|(_, old)| old);
         let standing = old.and_then(|s| s.view.replication);
         let (known, was) = (standing.is_some(), standing.is_some_and(|s| s.synced_there));
-        if !old.is_some_and(|s| s.differences == state.differences) {
+        if old.is_none_or(|s| s.differences != state.differences) {
             for line in &state.differences {
                 self.log(Record::new(Level::Warn, "configuration_differs").with("setting", line));
             }

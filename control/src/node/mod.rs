@@ -288,6 +288,8 @@ impl Node {
         let (link, health) = (self.link.next_deadline(), self.care.health.next_deadline());
         let parts = [link, health, self.watch.next_deadline(), self.stop_by];
         let own = [self.keep_deadline(), self.confirm_deadline(), self.ha.next_deadline()];
+        // A stop does none of it any more.
+        let own = own.into_iter().filter(|_| self.stop_by.is_none());
         parts.into_iter().chain(own).flatten().min()
     }
 
@@ -322,6 +324,7 @@ impl Node {
             return;
         }
         self.stop_by = Some(now.after(STOP_MAX));
+        (self.link.poll_at, self.link.apply_at) = (now.after(2 * LEAVE_MAX), None);
         self.reload_abandoned();
         self.clients_abandoned(Code::Stopping, "xvip-control is stopping");
         self.changes_abandoned("xvip-control is stopping");

@@ -123,6 +123,7 @@ impl Node {
             events: &self.watch.counts,
             alerts: &self.watch.alerts.targets(),
             spare: &self.watch.spare,
+            pair: self.ha_metrics(),
         };
         metrics::render(&view, format)
     }

@@ -12,6 +12,7 @@ use crate::overrides::Then;
 use crate::verbs::{Verb, Which};
 
 mod operate;
+mod pair;
 mod telling;
 
 const FILE: &str =

@@ -3,6 +3,8 @@
 
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use dataplane_api::message::Request;
@@ -34,25 +36,24 @@ path = [{ type = "udp", lb1 = "127.0.0.1:PORT1", lb2 = "127.0.0.1:PORT2" }]
 group = [{ name = "web", prefer = "lb1" }]
 "#;
 
-/// One node.
+/// One node; its parts go in this order.
 struct Side {
-    world: World,
-    agent: Agent,
     control: Option<Control>,
+    agent: Agent,
+    world: World,
+    /// Where the key of both is.
+    _keys: Rc<World>,
 }
 
 impl Side {
-    fn new(name: &str, ports: [u16; 2]) -> Self {
+    fn new(name: &str, ports: [u16; 2], key: &Path, keys: &Rc<World>) -> Self {
         let world = World::new("");
-        let key = world.path("ha.key");
-        std::fs::write(&key, format!("{}\n", "ab".repeat(32))).unwrap();
-        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
         let text = TEXT.replace("NAME", name).replace("KEY", key.to_str().unwrap());
         let text = text.replace("PORT1", &ports[0].to_string());
         world.write(&text.replace("PORT2", &ports[1].to_string()));
         let agent = Agent::start(&world.agent_path());
         agent.is_healthy();
-        Self { world, agent, control: None }
+        Self { control: None, agent, world, _keys: Rc::clone(keys) }
     }
 
     fn start(&mut self) {
@@ -81,7 +82,12 @@ fn free_ports() -> [u16; 2] {
 /// Both running, the first one active.
 fn pair() -> [Side; 2] {
     let ports = free_ports();
-    let mut pair = [Side::new("lb1", ports), Side::new("lb2", ports)];
+    let keys = World::new("");
+    let key = keys.path("ha.key");
+    std::fs::write(&key, format!("{}\n", "ab".repeat(32))).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let keys = Rc::new(keys);
+    let mut pair = ["lb1", "lb2"].map(|name| Side::new(name, ports, &key, &keys));
     pair.iter_mut().for_each(Side::start);
     wait("one of them is active", || pair.iter().any(Side::owns));
     wait("they know of each other", || {
@@ -184,8 +190,8 @@ fn what_the_files_differ_in_is_named_and_stops_nothing() {
     assert_eq!(two.world.xvip(&["reload"]).code, 0);
     wait("the difference is named", || {
         let found = one.ha()["differences"].to_string();
-        found.contains("line 7: service[web].real[10.0.1.1:80].address is not in the file")
-            && found.contains("line 7 of lb")
+        found.contains("line 8: service[web].real[10.0.1.1:80].address is not in the file")
+            && found.contains("line 8 of lb")
     });
     assert!(one.owns() && !two.owns());
     two.world.write(&file);

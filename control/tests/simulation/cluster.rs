@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use control::failover::exchange::{Command, Evidence, Input, Output, Setup, Standing, Testimony};
 use control::failover::machine::Machine;
+use control::failover::view::View;
 
 use crate::checks::Checks;
 use crate::network::{MS, Network, Random, Stranger, Time};
@@ -381,13 +382,16 @@ impl Cluster {
             }
             Output::Lease { group, epoch, ttl } => {
                 let until = local + ttl.as_millis() as u64 * MS;
-                let number = self.groups.iter().position(|g| *g == group).unwrap();
-                node.leases[number] = Lease { until, epoch };
-                (Some((number, epoch)), Input::Leased { group, epoch })
+                let number = self.groups.iter().position(|g| *g == group);
+                if let Some(number) = number {
+                    node.leases[number] = Lease { until, epoch };
+                }
+                (number.map(|n| (n, epoch)), Input::Leased { group, epoch })
             }
             Output::Release { group, .. } => {
-                let number = self.groups.iter().position(|g| *g == group).unwrap();
-                node.leases[number].until = 0;
+                if let Some(number) = self.groups.iter().position(|g| *g == group) {
+                    node.leases[number].until = 0;
+                }
                 (None, Input::Released { group })
             }
             _ => return,
@@ -409,6 +413,12 @@ impl Cluster {
     /// Whether it answers.
     fn answers(&self, at: usize, group: usize) -> bool {
         self.holds(at, group) && self.nodes[at].suspended.is_none()
+    }
+
+    /// What a node shows.
+    pub fn view(&self, at: usize) -> Option<View> {
+        let node = &self.nodes[at];
+        node.machine.as_ref().map(|m| m.view(node.clock.local(self.now)))
     }
 
     fn look(&mut self) {
@@ -542,6 +552,9 @@ impl Cluster {
     }
 
     pub fn suspend(&mut self, at: usize, span: Time, clock_stands: bool) {
+        if self.nodes[at].suspended.is_some() {
+            return;
+        }
         self.note(|| format!("machine {at} sleeps for {}ms", span / MS));
         if clock_stands {
             let now = self.now;

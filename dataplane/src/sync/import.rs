@@ -39,6 +39,8 @@ pub struct Import {
     pass: u16,
     /// Passes begun and not ended: of which bucket, and what [`Self::pass`] was then.
     open: BTreeMap<u16, u16>,
+    /// A pass over all has ended in this session.
+    whole: bool,
     refusals: Refusals,
     /// Connections of this node that have become the peer's to tell of.
     given: Vec<Handle>,
@@ -62,6 +64,7 @@ impl Import {
             heard: Marks::new(capacity),
             pass: 0,
             open: BTreeMap::new(),
+            whole: false,
             refusals: Refusals::default(),
             given: Vec::new(),
             taken: Vec::new(),
@@ -71,6 +74,7 @@ impl Import {
     /// A session begins: what is there of the peer is read from the table.
     pub fn begin(&mut self, view: &View<'_>) {
         self.open.clear();
+        self.whole = false;
         self.refusals = Refusals::default();
         // Passes are counted anew; what is there of another time is older than any.
         for index in 0..view.shared.conns.high() {
@@ -115,6 +119,7 @@ impl Import {
             Stream::End { bucket, owned, .. } => {
                 if let Some(since) = self.open.remove(bucket) {
                     self.end(*bucket, since, owned, view);
+                    self.whole |= *bucket == ALL;
                 }
             }
             Stream::Digest { first, sums } => {
@@ -294,6 +299,12 @@ impl Import {
     /// Connections that came from the peer and are ours to tell of.
     pub fn taken(&mut self) -> std::vec::Drain<'_, Handle> {
         self.taken.drain(..)
+    }
+
+    /// Whether all that the peer had to tell has come, and no pass is being made.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.whole && self.open.is_empty()
     }
 
     /// Connections that are the peer's.

@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use dataplane_api::sync::Frame;
+use dataplane_api::sync::{BUCKETS, DIGEST_PART, Frame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::address::VipId;
@@ -44,6 +44,8 @@ use session::{Closed, Session};
 const ROUND: Duration = Duration::from_millis(4);
 /// The same without a session: how late one is noticed, and the end of the process.
 const IDLE: Duration = Duration::from_millis(100);
+/// How long after the start interfaces may take to be known.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Pause when no session can be taken.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -59,6 +61,11 @@ pub struct Sync {
     names: Names,
     segments: Arc<[Segment]>,
     version: u64,
+    /// No session before this, unless it is known by then which networks our interfaces are on: what
+    /// comes from the peer could not be told where its clients are.
+    patience: Instant,
+    /// The networks have changed: what was told before may not have known where its clients are.
+    ask_again: bool,
 }
 
 /// Whether a VIP is owned here.
@@ -87,6 +94,8 @@ impl Sync {
             names,
             segments,
             version,
+            patience: clock::now().after(PATIENCE),
+            ask_again: false,
         })
     }
 
@@ -109,7 +118,10 @@ impl Sync {
             None => IDLE,
         };
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
-        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        let mut fds = Vec::new();
+        if self.knows_networks() {
+            fds.push(PollFd::new(&self.listener, PollFlags::IN));
+        }
         let fd = self.session.as_ref().map(Session::fd);
         if let (Some(session), Some(fd)) = (&self.session, &fd) {
             let out = if session.waiting() > 0 { PollFlags::OUT } else { PollFlags::empty() };
@@ -119,8 +131,15 @@ impl Sync {
         let _ = poll(&mut fds, Some(&timeout));
     }
 
+    fn knows_networks(&self) -> bool {
+        !self.segments.is_empty() || clock::now() >= self.patience
+    }
+
     /// The newest session counts.
     fn accept(&mut self) {
+        if !self.knows_networks() {
+            return;
+        }
         loop {
             match self.listener.accept() {
                 Ok((stream, _)) => {
@@ -148,6 +167,7 @@ impl Sync {
         let same = Arc::ptr_eq(&services, self.names.services());
         if !same || !Arc::ptr_eq(&segments, &self.segments) {
             self.names = Names::new(&services, &segments);
+            self.ask_again |= self.begun && segments != self.segments;
             self.segments = segments;
         }
     }
@@ -189,6 +209,12 @@ impl Sync {
             self.replica.take(frame, &view, &mut out).map_err(Closed::Refused)?;
         }
         let more = self.replica.round(&view, session.has_room(), &mut out);
+        if self.ask_again && self.replica.import().is_whole() {
+            self.ask_again = false;
+            let each = (0..BUCKETS as u16).step_by(DIGEST_PART);
+            let part = |first| (first..first + DIGEST_PART as u16).collect();
+            out.extend(each.map(|first| Frame::Differs { first, buckets: part(first) }));
+        }
         session.send(&out)?;
         Ok(more && session.has_room())
     }

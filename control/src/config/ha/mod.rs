@@ -19,13 +19,33 @@ use super::{Node, checked_name, keys};
 use crate::failover::settings::{
     Auth, AuthMode, Failback, Fencing, KeyFile, Ping, Replication, Settings,
 };
+use crate::seal::Keyring;
 
 /// Most keys.
 const KEYS_MAX: usize = 8;
+/// Longest `deadtime`: the data plane takes no lease that is longer.
+const DEADTIME_MAX: Duration = Duration::from_secs(60);
 /// Most ping targets.
 const PINGS_MAX: usize = 16;
 /// Most addresses of one ping target.
 const PING_ADDRESSES_MAX: usize = 16;
+
+/// Keys as they were read; none before that.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    /// They themselves.
+    pub ring: Option<Keyring>,
+    /// SHA-256 of the files, by which a new key in an old file is noticed.
+    pub digest: [u8; 32],
+}
+
+impl PartialEq for Keys {
+    fn eq(&self, other: &Self) -> bool {
+        (self.ring.is_some(), self.digest) == (other.ring.is_some(), other.digest)
+    }
+}
+
+impl Eq for Keys {}
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -97,7 +117,7 @@ fn names<'a>(s: &Section<'a>, node: &'a Node, sink: &mut Sink) -> Option<Names<'
     s.value("nodes")?;
     let place = s.place("nodes");
     let listed = s.strings("nodes", sink);
-    for name in listed.iter().filter(|n| !super::is_name(n.value)) {
+    if let Some(name) = listed.iter().find(|n| !super::is_name(n.value)) {
         let message = format!("`{}` is not a name", printable(name.value));
         sink.push(Error::new(name.span.clone(), message, "expected 1 to 63 of A-Z a-z 0-9 . _ -"));
         return None;
@@ -153,7 +173,7 @@ struct Times {
 
 fn times(s: &Section<'_>, sink: &mut Sink) -> Times {
     let keepalive = s.duration("keepalive", ms(10)..=ms(10_000), sink).unwrap_or(ms(50));
-    let deadtime = s.duration("deadtime", ms(30)..=ms(120_000), sink);
+    let deadtime = s.duration("deadtime", ms(30)..=DEADTIME_MAX, sink);
     if let Some(deadtime) = deadtime.filter(|d| *d < 3 * keepalive) {
         let message = "`deadtime` is shorter than three times `keepalive`";
         let least = super::show_duration(3 * keepalive);

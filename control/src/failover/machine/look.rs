@@ -2,10 +2,11 @@
 
 use crate::failover::evidence::is_blind;
 use crate::failover::exchange::Nanos;
-use crate::failover::group::{Fence, Group, State};
+use crate::failover::group::{Group, State};
 use crate::failover::machine::Machine;
 use crate::failover::peer::Liveness;
 use crate::failover::view::{GroupView, PathView, PeerView, View};
+use crate::failover::world::Fence;
 
 fn ms(from: Nanos, to: Nanos) -> u64 {
     to.saturating_sub(from) / 1_000_000

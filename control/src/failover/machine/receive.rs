@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::failover::beat::{self, BEAT_MAX, Beat, Header};
 use crate::failover::exchange::{EventKind, Nanos, Output};
-use crate::failover::group::{Fence, State};
+use crate::failover::group::State;
 use crate::failover::machine::{Machine, event};
 use crate::failover::peer::Liveness;
+use crate::failover::world::Fence;
 use crate::seal::{News, Proof, Refused};
 
 /// The peer's questions are looked into that often at most.

@@ -45,7 +45,7 @@ impl Machine {
         let slot = self.seq as usize % self.sent.len();
         self.sent[slot] = (self.seq, now);
         let tag = |name: &str| dataplane_api::record::tag(name.as_bytes());
-        let mut header = Header {
+        let header = Header {
             version: beat::version(self.peer.versions),
             path: 0,
             oldest: *VERSIONS.start(),
@@ -55,10 +55,10 @@ impl Machine {
             sender: Echo { nonce: self.nonce, seq: self.seq },
             echoes: self.peer.guard.echoes(),
         };
-        let body = self.say(now);
+        let mut plain = beat::encode(&header, &self.say(now));
         for path in 0..self.settings.paths.len() {
-            header.path = path as u8;
-            let bytes = self.sealer.seal(&beat::encode(&header, &body));
+            beat::set_path(&mut plain, path as u8);
+            let bytes = self.sealer.seal(&plain);
             out.push(Output::Send { path, bytes });
             self.beats += 1;
         }

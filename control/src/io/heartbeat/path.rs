@@ -13,8 +13,10 @@ use crate::verbs::HaPath;
 const PERIOD: Nanos = 1_000_000_000;
 /// Longest datagram that is taken.
 const DATAGRAM_MAX: usize = 2048;
-/// Datagrams of strangers that are passed over at a time.
-const STRANGERS: usize = 64;
+/// Most messages that are taken from a path in [`SLOT`]: this thread goes before everything else, and a
+/// flood of datagrams must not have it take the processor from whoever forwards packets.
+const SLOT_MAX: u32 = 500;
+const SLOT: Nanos = 10_000_000;
 
 #[derive(Debug)]
 enum Port {
@@ -34,13 +36,16 @@ pub(super) struct Way {
     received: u64,
     foreign: u64,
     skipped: u64,
+    /// When the slot began, and what was taken in it.
+    slot: (Nanos, u32),
 }
 
 impl Way {
     /// To be opened at once.
     pub(super) const fn new(path: Path) -> Self {
         let (port, problem) = (None, None);
-        Self { path, port, problem, due: 0, sent: 0, received: 0, foreign: 0, skipped: 0 }
+        let (sent, received, foreign, skipped) = (0, 0, 0, 0);
+        Self { path, port, problem, due: 0, sent, received, foreign, skipped, slot: (0, 0) }
     }
 
     /// Opens it if that is due, and notices if it has become of no use.
@@ -63,8 +68,13 @@ impl Way {
     }
 
     /// When [`Way::tick`] has something to do.
-    pub(super) const fn next_deadline(&self) -> Nanos {
-        self.due
+    pub(super) fn next_deadline(&self) -> Nanos {
+        if self.is_exhausted() { self.due.min(self.slot.0 + SLOT) } else { self.due }
+    }
+
+    /// Whether nothing more is taken in this slot.
+    const fn is_exhausted(&self) -> bool {
+        self.slot.1 >= SLOT_MAX
     }
 
     pub(super) const fn is_open(&self) -> bool {
@@ -78,7 +88,7 @@ impl Way {
 
     /// To be polled.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.port.as_ref().map(|port| match port {
+        self.port.as_ref().filter(|_| !self.is_exhausted()).map(|port| match port {
             Port::Udp(udp) => udp.socket.as_fd(),
             Port::Serial(serial) => serial.file.as_fd(),
         })
@@ -116,8 +126,12 @@ impl Way {
     }
 
     /// The next message, if one is there.
-    pub(super) fn receive(&mut self) -> Option<Vec<u8>> {
-        for _ in 0..STRANGERS {
+    pub(super) fn receive(&mut self, now: Nanos) -> Option<Vec<u8>> {
+        if now >= self.slot.0 + SLOT {
+            self.slot = (now, 0);
+        }
+        while !self.is_exhausted() {
+            self.slot.1 += 1;
             let mut buffer = [0; DATAGRAM_MAX];
             let received = match &mut self.port {
                 None => return None,
@@ -208,7 +222,7 @@ mod tests {
         assert!(!status.open && status.problem.unwrap().contains("Cannot assign"), "{way:?}");
         assert_eq!(way.next_deadline(), PERIOD + 5);
         way.send(b"beat", 6);
-        assert!(way.receive().is_none() && way.fd().is_none());
+        assert!(way.receive(6).is_none() && way.fd().is_none());
         // The address comes: here, another one.
         way.path.link = Link::Unicast {
             local: "127.0.0.1:0".parse().unwrap(),
@@ -221,5 +235,29 @@ mod tests {
         way.send(b"beat", 6);
         let status = way.status();
         assert!(status.open && status.problem.is_none() && status.sent == 1, "{status:?}");
+    }
+
+    #[test]
+    fn a_flood_costs_no_more_than_its_slot_and_what_is_ours_is_sent_on() {
+        let mut way = way("127.0.0.1:0", "127.0.0.2:9");
+        way.tick(0);
+        let Some(Port::Udp(udp)) = &way.port else { panic!("{way:?}") };
+        let to = udp.socket.local_addr().unwrap();
+        let flood = std::net::UdpSocket::bind("127.0.0.2:0").unwrap();
+        let (mut taken, mut now) = (0, SLOT);
+        for _ in 0..10 {
+            for _ in 0..200 {
+                flood.send_to(&[0; 100], to).unwrap();
+            }
+            while way.receive(now).is_some() {
+                taken += 1;
+            }
+        }
+        assert!((1..=SLOT_MAX).contains(&taken), "{taken}");
+        assert!(way.fd().is_none() && way.next_deadline() == now + SLOT);
+        way.send(b"beat", now);
+        assert_eq!(way.status().sent, 1);
+        now += SLOT;
+        assert!(way.receive(now).is_some() && way.fd().is_some());
     }
 }

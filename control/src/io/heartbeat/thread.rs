@@ -1,5 +1,7 @@
 //! The loop of the heartbeat: polls, tells the machine, does as it says.
 
+mod report;
+
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -14,18 +16,14 @@ use super::lease::{Agent, Said};
 use super::path::Way;
 use super::{Born, Order, Start, boottime, nanos, random, realtime};
 use crate::alike::Alike;
-use crate::failover::exchange::{EventKind, Evidence, Input, Nanos, Output};
+use crate::failover::exchange::{Evidence, Input, Nanos, Output};
 use crate::failover::machine::Machine;
 use crate::failover::settings::Settings;
-use crate::node::{HaReport, HaState};
+use crate::node::HaReport;
 use crate::verbs::HaHeartbeat;
 
-/// How often the main loop is shown how things are.
-const SHOW: Nanos = 500_000_000;
 /// Messages taken from one path at a time.
 const AT_ONCE: usize = 64;
-/// Reports kept for a main loop that is busy; then the oldest are lost.
-const BACKLOG: usize = 1024;
 /// Shortest time that the data plane has to answer.
 const PATIENCE_MIN: Nanos = 100_000_000;
 
@@ -261,7 +259,7 @@ impl Thread {
             self.ways[path].tick(now);
             self.ways[path].flush();
             for _ in 0..AT_ONCE {
-                let Some(bytes) = self.ways[path].receive() else { break };
+                let Some(bytes) = self.ways[path].receive(now) else { break };
                 if Alike::is_mine(&bytes) {
                     // Refusals are not worth more than their count: nothing depends on these.
                     if let Ok(Some(reply)) = self.alike.message(&bytes, now) {
@@ -318,13 +316,6 @@ impl Thread {
                 let _ = self.jobs.send(Job::Resolve { group, ticket });
             }
             Output::Event(event) => {
-                match event.kind {
-                    EventKind::ConfigDiffers => {
-                        self.alike.differs(true, random().unwrap_or(1), now);
-                    }
-                    EventKind::ConfigAgrees => self.alike.differs(false, 0, now),
-                    _ => {}
-                }
                 self.report(HaReport::Event(event));
                 self.show_at = now;
             }
@@ -355,50 +346,6 @@ impl Thread {
         let at = (attempt as usize).checked_rem(paths.len()).and_then(|n| paths.get(n).copied());
         if let Some(way) = at.and_then(|at| self.ways.get_mut(at)) {
             way.send(&bytes, now);
-        }
-    }
-
-    /// Shows the main loop how things are.
-    fn show(&mut self, now: Nanos) {
-        if self.show_at <= now {
-            self.show_at = now.saturating_add(SHOW);
-            self.shown.agent = self.agent.is_up();
-            self.shown.agent_reason = self.agent.reason().map(str::to_owned);
-            self.shown.paths = self.ways.iter().map(Way::status).collect();
-            let state = HaState {
-                view: self.machine.view(now),
-                heartbeat: self.shown.clone(),
-                differences: self.alike.found().to_vec(),
-                lost: self.lost,
-                replication: None,
-            };
-            self.backlog.retain(|r| !matches!(r, HaReport::State(_)));
-            self.report(HaReport::State(Box::new(state)));
-        }
-        self.deliver();
-    }
-
-    fn report(&mut self, report: HaReport) {
-        if self.backlog.len() >= BACKLOG {
-            self.backlog.pop_front();
-            self.lost += 1;
-        }
-        self.backlog.push_back(report);
-        self.deliver();
-    }
-
-    /// Hands on what the main loop has room for; the rest goes at the next turn.
-    fn deliver(&mut self) {
-        while let Some(report) = self.backlog.pop_front() {
-            match self.reports.try_send(report) {
-                Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(report)) => {
-                    self.backlog.push_front(report);
-                    return;
-                }
-                // The main loop has ended; so shall we.
-                Err(mpsc::error::TrySendError::Closed(_)) => return,
-            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::super::{ClientId, Node};
 use super::pings;
+use crate::metrics;
 use crate::time::Instant;
 use crate::verbs::{HaGroup, HaResult, HaSummary};
 
@@ -26,6 +27,16 @@ impl Node {
             replication: state.and_then(|s| s.replication.as_deref().cloned()),
             warnings: self.ha_warnings(),
         }
+    }
+
+    /// What is measured of the pair.
+    pub(in crate::node) fn ha_metrics(&self) -> Option<metrics::Pair<'_>> {
+        let (_, state) = self.ha.state.as_ref()?;
+        Some(metrics::Pair {
+            view: &state.view,
+            late_max_us: state.heartbeat.late_max_us,
+            replication: state.replication.as_deref(),
+        })
     }
 
     /// What an operator should know of the pair.
