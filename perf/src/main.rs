@@ -1,6 +1,7 @@
 //! `xvip-perf`: measures xvip and says on what and how quietly it measured.
 
 mod bare;
+mod failover;
 mod lab;
 mod machine;
 mod median;
@@ -44,6 +45,11 @@ enum Command {
     Lab(lab::hold::Options),
     /// How long this machine keeps a thread from its core: what no forwarder can be faster than.
     Stalls(lab::stalls::Options),
+    /// Two balancers: what clients notice when one dies or is replaced, and how fast connections are replicated.
+    Failover(failover::Options),
+    /// Downloads and compares; `failover` starts it.
+    #[command(hide = true)]
+    Download(failover::download::Options),
     /// Beside nftables, HAProxy and nginx: the same links, cores and load, in turn.
     Peers(peers::Options),
     /// Forwards a number of packets and ends, for an instruction counter to watch.
@@ -72,6 +78,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Lab(options) => lab::hold::run(&options),
         Command::Stalls(options) => lab::stalls::run(&options),
         Command::Peers(options) => peers::run(&options),
+        Command::Failover(options) => failover::run(&options),
+        Command::Download(options) => failover::download::run(&options),
         Command::Packets(options) => packet_path::instructions::run(&options),
     }
 }

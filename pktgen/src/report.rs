@@ -46,6 +46,9 @@ pub struct Trial {
     pub size: String,
     /// Seconds of traffic.
     pub seconds: f64,
+    /// When it began: nanoseconds of this machine's `CLOCK_MONOTONIC`; 0 in `cps`.
+    #[serde(default)]
+    pub start_ns: u64,
     /// Packets a second that were asked for, both ways together.
     pub asked_pps: f64,
     /// The same as bits a second on the wire.
@@ -179,6 +182,10 @@ pub struct Connections {
     pub opened_per_second: f64,
     /// Through which a packet passed each way during the trial.
     pub alive: u64,
+    /// Through which a packet passed each way at the end: one of the last two that were sent. Those that a
+    /// balancer has forgotten meanwhile are not among them. With one side elsewhere: as `alive`.
+    #[serde(default)]
+    pub alive_at_end: u64,
     /// Fewest packets that any of them carried during the trial, both ways together.
     pub least_packets: u64,
     /// That the balancer says are established, after the trial; none if it was not asked.

@@ -123,12 +123,13 @@ fn connections(out: &mut String, trial: &Trial) {
     let c = &trial.connections;
     let _ = writeln!(
         out,
-        "connections  {} of {} opened ({} a second, {} openings repeated), {} alive, {} closed",
+        "connections  {} of {} opened ({} a second, {} openings repeated), {} alive, {} at the end, {} closed",
         grouped(c.opened),
         grouped(c.wanted),
         grouped(c.opened_per_second as u64),
         grouped(c.repeated),
         grouped(c.alive),
+        grouped(c.alive_at_end),
         grouped(c.closed),
     );
     if let Some(active) = c.balancer_active {

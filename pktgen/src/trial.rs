@@ -96,6 +96,7 @@ pub fn assemble(
 ) -> Outcome {
     let books = ledger::balance(&phase.requests, &phase.replies, &phase.lost_here, before, after);
     connections.alive = phase.alive;
+    connections.alive_at_end = phase.alive_at_end;
     connections.least_packets = phase.least_packets;
     connections.balancer_active = after.balancer.as_ref().and_then(|b| b.active);
     let pps = plan.request_pps / (1.0 - plan.replies);
@@ -104,6 +105,7 @@ pub fn assemble(
         mode: String::new(),
         size: plan.size.to_string(),
         seconds: phase.seconds,
+        start_ns: phase.start,
         asked_pps: pps,
         asked_bps: pps * plan.size.wire_bits(spec.least()),
         requests: phase.requests,

@@ -187,7 +187,13 @@ pub(super) fn active(group: &Group, world: &World<'_>, claim: &Claim) -> Active 
         });
     }
     let offered = handover.is_some_and(|h| h.offered_until.is_some());
-    if world.there && offered && row.role.claims() && row.epoch > group.epoch {
+    let taken = match row.role {
+        Role::Active | Role::Taking => true,
+        // It has, and wants to be rid of it again.
+        Role::Yielding => row.epoch > group.epoch,
+        Role::Standby | Role::Releasing => false,
+    };
+    if world.there && offered && taken {
         return Active::Release("{peer} has taken it over");
     }
     if world.there && matches!(row.role, Role::Active | Role::Taking) {
@@ -232,7 +238,7 @@ fn data_plane_gone(group: &Group, world: &World<'_>) -> Option<Words> {
         return Some("our data plane does not answer");
     }
     let patience = group.acked_at.saturating_add(world.deadtime);
-    (patience <= world.now).then(|| "our data plane no longer takes leases")
+    (patience <= world.now).then_some("our data plane no longer takes leases")
 }
 
 /// Both nodes own it: who sees more keeps it; else the later ownership; else the first by name.
@@ -261,7 +267,8 @@ fn conflict(group: &Group, world: &World<'_>, claim: &Claim, since: Option<Nanos
 /// Whether an owned group should go to the peer.
 pub(super) fn handover(group: &Group, world: &World<'_>, claim: &Claim) -> Option<Handover> {
     let row = &claim.row;
-    if !world.there || !row.able && !(row.wants && row.force) {
+    let possible = row.able || row.wants && row.force;
+    if !world.there || !possible {
         return None;
     }
     let (now, drain) = (world.now, if world.lag == 0 { 0 } else { DRAIN });

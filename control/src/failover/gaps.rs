@@ -160,7 +160,7 @@ mod tests {
             let mut gap = 10 * MS;
             loop {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                if (seed >> 33) % 10 != 0 {
+                if !(seed >> 33).is_multiple_of(10) {
                     return gap;
                 }
                 gap += 10 * MS;

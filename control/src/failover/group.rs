@@ -209,7 +209,7 @@ impl Group {
                 }
             }
         }
-        self.verify_step(world.now, out);
+        self.verify_step(world, out);
     }
 
     /// Owned, and going to be.
@@ -217,7 +217,7 @@ impl Group {
         let claimed = world.there && claim.row.role.claims();
         let disputed = claimed && matches!(claim.row.role, Role::Active | Role::Taking);
         // Whatever its data plane has answered until it stopped, ours has the last word.
-        self.again |= claimed;
+        self.again |= claimed || self.lease_until <= world.now;
         if disputed && !self.conflict {
             self.conflict = true;
             let reason = format!(
@@ -339,9 +339,9 @@ impl Group {
     fn hand_over(&mut self, world: &World<'_>, claim: &Claim, out: &mut Vec<Output>) {
         let now = world.now;
         let State::Active { handover: Some(mut plan), conflict_since } = self.state else { return };
-        let possible = world.there && claim.row.able;
+        let possible = world.there && (claim.row.able || plan.force);
         let over = plan.offered_until.is_some_and(|until| until <= now);
-        if over || !possible && !(plan.force && world.there) {
+        if over || !possible {
             if plan.cause == Cause::Leave {
                 return self.release("this node leaves, and the peer did not take it", now, out);
             }
@@ -359,11 +359,12 @@ impl Group {
         self.state = State::Active { handover: Some(plan), conflict_since };
     }
 
-    fn verify_step(&mut self, now: Nanos, out: &mut Vec<Output>) {
-        if self.verify.overdue(now) {
-            self.verified(self.epoch, Err("no outcome of the verification".to_owned()), now, out);
+    fn verify_step(&mut self, world: &World<'_>, out: &mut Vec<Output>) {
+        if self.verify.overdue(world.now) {
+            let nothing = Err("no outcome of the verification".to_owned());
+            self.verified(self.epoch, nothing, world, out);
         }
-        if matches!(self.state, State::Active { .. }) && self.verify.ask(now) {
+        if matches!(self.state, State::Active { .. }) && self.verify.ask(world.now) {
             out.push(Output::Verify {
                 group: self.name.clone(),
                 epoch: self.epoch,
@@ -373,27 +374,37 @@ impl Group {
         }
     }
 
-    /// An outcome. Whether the group is to be announced again.
+    /// An outcome; a bad one has the group announced again.
     pub(super) fn verified(
         &mut self,
         epoch: u64,
         result: Result<String, String>,
-        now: Nanos,
+        world: &World<'_>,
         out: &mut Vec<Output>,
-    ) -> bool {
+    ) {
         let asked = matches!(self.verify.stage, super::verify::Stage::Asked(_));
         if !asked || epoch != self.epoch || !matches!(self.state, State::Active { .. }) {
-            return false;
+            return;
         }
+        let failed = result.is_err();
         let (kind, reason) = match &result {
             Ok(seen) => (EventKind::Verified, seen.clone()),
             Err(missing) => (EventKind::Unverified, missing.clone()),
         };
-        let failed = result.is_err();
-        if self.verify.outcome(result, now) {
+        if self.verify.outcome(result, world.now) {
             self.event(kind, reason, out);
         }
-        failed
+        if failed {
+            self.announce(world, out);
+        }
+    }
+
+    /// Who answers for it, as the peer has asked.
+    pub(super) fn resolved(&mut self, ticket: u32, testimony: Testimony) {
+        if self.resolving.is_some_and(|(asked, _)| asked == ticket) {
+            self.resolving = None;
+            self.answer = (ticket, testimony);
+        }
     }
 
     pub(super) fn enter(&mut self, state: State, now: Nanos) {

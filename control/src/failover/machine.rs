@@ -240,23 +240,15 @@ impl Machine {
         let group = &mut self.groups[at];
         match input {
             Input::Leased { epoch, .. } => group.leased(epoch, now, out),
-            Input::LeaseFailed { reason, .. } => {
-                if !(maintenance && matches!(group.state, State::Active { .. })) {
-                    group.lease_failed(&reason, now, out);
-                }
-            }
+            // In maintenance the data plane may be exchanged under the group.
+            Input::LeaseFailed { .. }
+                if maintenance && matches!(group.state, State::Active { .. }) => {}
+            Input::LeaseFailed { reason, .. } => group.lease_failed(&reason, now, out),
             Input::Released { .. } => group.released(now),
             Input::Verified { epoch, result, .. } => {
-                if group.verified(epoch, result, now, out) {
-                    group.announce(&world, out);
-                }
+                group.verified(epoch, result, &world, out);
             }
-            Input::Resolved { ticket, testimony, .. } => {
-                if group.resolving.is_some_and(|(asked, _)| asked == ticket) {
-                    group.resolving = None;
-                    group.answer = (ticket, testimony);
-                }
-            }
+            Input::Resolved { ticket, testimony, .. } => group.resolved(ticket, testimony),
             _ => {}
         }
     }

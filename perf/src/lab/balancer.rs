@@ -286,12 +286,7 @@ impl Balancer {
         if self.agent.is_none() {
             self.agent = Some(Agent::connect(&path)?);
         }
-        let agent = self.agent.as_mut().context("no connection")?;
-        match agent.ask(&Request::Status)? {
-            Reply::Status(status) => Ok(*status),
-            Reply::Error { message } => bail!("the data plane says: {message}"),
-            other => bail!("the data plane answered something else: {other:?}"),
-        }
+        self.agent.as_mut().context("no connection")?.status()
     }
 }
 
@@ -310,12 +305,12 @@ pub(crate) fn spare(taken: &[usize]) -> Vec<usize> {
 }
 
 /// A session on the agent socket.
-struct Agent {
+pub(super) struct Agent {
     stream: BufReader<UnixStream>,
 }
 
 impl Agent {
-    fn connect(path: &Path) -> anyhow::Result<Self> {
+    pub(super) fn connect(path: &Path) -> anyhow::Result<Self> {
         let stream = UnixStream::connect(path).with_context(|| format!("{}", path.display()))?;
         stream.set_read_timeout(Some(ANSWER))?;
         stream.set_write_timeout(Some(ANSWER))?;
@@ -323,6 +318,15 @@ impl Agent {
         match agent.ask(&Request::Hello { version: VERSION })? {
             Reply::Hello { version: VERSION, .. } => Ok(agent),
             other => bail!("the data plane is of another version: {other:?}"),
+        }
+    }
+
+    /// What the data plane says of itself.
+    pub(super) fn status(&mut self) -> anyhow::Result<Status> {
+        match self.ask(&Request::Status)? {
+            Reply::Status(status) => Ok(*status),
+            Reply::Error { message } => bail!("the data plane says: {message}"),
+            other => bail!("the data plane answered something else: {other:?}"),
         }
     }
 

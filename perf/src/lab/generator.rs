@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -156,27 +155,59 @@ impl Traffic {
     /// # Errors
     /// If it cannot be set up, or has not ended in time; with what it said.
     pub(crate) fn run(&self, lab: &Lab) -> anyhow::Result<Report> {
+        self.start(lab)?.finish()
+    }
+
+    /// Starts it in its node.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub(crate) fn start(&self, lab: &Lab) -> anyhow::Result<Running> {
         let mut command = lab.node(self.node).command(binary("xvip-pktgen")?);
         command.args(self.arguments());
-        run(lab, "pktgen", command, self.limit())
+        let path = lab.directory().join("pktgen.json");
+        let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
+        let words: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+        let shown = words.join(" ");
+        let process = Process::start("pktgen", command, lab.directory(), Some(file))?;
+        Ok(Running { process, path, shown, limit: self.limit() })
     }
 }
 
-fn run(lab: &Lab, name: &str, command: Command, limit: Duration) -> anyhow::Result<Report> {
-    let path = lab.directory().join(format!("{name}.json"));
-    let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
-    let shown = command.get_args().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    let mut process = Process::start(name, command, lab.directory(), Some(file))?;
-    let status = process.wait(limit).with_context(|| shown.clone())?;
-    let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-    // 0: passed; 1: criteria missed. Else there is no report.
-    if !matches!(status.code(), Some(0 | 1)) {
-        bail!("the generator could not run ({status}): {}\n{shown}", process.tail());
+/// A generator at work; killed when dropped.
+pub(crate) struct Running {
+    process: Process,
+    path: PathBuf,
+    shown: String,
+    limit: Duration,
+}
+
+impl Running {
+    /// That it still runs.
+    ///
+    /// # Errors
+    /// With what it said, if it has ended.
+    pub(crate) fn must_run(&mut self) -> anyhow::Result<()> {
+        self.process.must_run()
     }
-    let report: Report = serde_json::from_str(&text)
-        .with_context(|| format!("report of the generator: {}\n{shown}", process.tail()))?;
-    ensure!(report.schema == SCHEMA, "report of another version: {}", report.schema);
-    Ok(report)
+
+    /// Waits for its end; its report.
+    ///
+    /// # Errors
+    /// As [`Traffic::run`].
+    pub(crate) fn finish(mut self) -> anyhow::Result<Report> {
+        let Self { process, path, shown, limit } = &mut self;
+        let status = process.wait(*limit).with_context(|| shown.clone())?;
+        let text = fs::read_to_string(&*path).with_context(|| format!("{}", path.display()))?;
+        // 0: passed; 1: criteria missed. Else there is no report.
+        if !matches!(status.code(), Some(0 | 1)) {
+            bail!("the generator could not run ({status}): {}\n{shown}", process.tail());
+        }
+        let report: Report = serde_json::from_str(&text)
+            .with_context(|| format!("report of the generator: {}\n{shown}", process.tail()))?;
+        ensure!(report.schema == SCHEMA, "report of another version: {}", report.schema);
+        Ok(report)
+    }
 }
 
 /// The only trial of a report.

@@ -25,7 +25,7 @@ pub(crate) const PAST_SERVER: &str = "past1";
 const PAST: (&str, &str) = ("198.51.100.1", "198.51.100.2");
 
 /// What hosts under load are given, each of them alike: ports and queues that are no limit.
-const SETTINGS: [(&str, &str); 4] = [
+pub(super) const SETTINGS: [(&str, &str); 4] = [
     ("net.ipv4.ip_local_port_range", "\"1024 65535\""),
     ("net.ipv4.tcp_max_syn_backlog", "65535"),
     ("net.core.somaxconn", "65535"),

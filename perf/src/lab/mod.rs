@@ -19,6 +19,7 @@ pub(crate) mod hold;
 pub(crate) mod hosts;
 pub(crate) mod namespace;
 mod place;
+pub(crate) mod pair;
 mod plan;
 pub(crate) mod process;
 pub(crate) mod quiet;
@@ -37,7 +38,7 @@ use anyhow::{Context, bail};
 use dataplane::clock;
 
 pub(crate) use namespace::Namespace;
-pub(crate) use place::Place;
+pub(crate) use place::{Place, last_core};
 pub(crate) use plan::{CLIENTS, Plan, REAL_PORT, VIP_PORT};
 pub(crate) use process::Process;
 
@@ -183,6 +184,14 @@ impl Lab {
     pub(crate) fn node(&self, node: &str) -> &Namespace {
         let found = self.nodes.iter().find(|(name, _)| name == node);
         &found.unwrap_or_else(|| panic!("there is no node {node}")).1
+    }
+
+    /// Kills whatever runs in a node.
+    ///
+    /// # Errors
+    /// If something does not die.
+    pub(crate) fn kill_all(&self, node: &str) -> anyhow::Result<()> {
+        sweep::empty(self.node(node).name()).map_or(Ok(()), |problem| bail!(problem))
     }
 
     /// The balancer's namespace.

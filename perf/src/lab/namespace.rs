@@ -67,6 +67,21 @@ impl Namespace {
         run(command, None)
     }
 
+    /// Runs a program in this network to its end, with something to read; returns what it wrote.
+    ///
+    /// # Errors
+    /// With all that it said, if it fails.
+    pub(crate) fn run_with(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        input: &str,
+    ) -> anyhow::Result<String> {
+        let mut command = self.command(program);
+        command.args(arguments);
+        run(command, Some(input))
+    }
+
     /// Runs a shell script in this network; it stops at the first error.
     ///
     /// # Errors

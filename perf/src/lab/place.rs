@@ -71,7 +71,8 @@ impl Place {
     }
 }
 
-fn last_core() -> usize {
+/// The machine's last core.
+pub(crate) fn last_core() -> usize {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     cores.iter().map(|core| core.id).max().unwrap_or(0)
 }

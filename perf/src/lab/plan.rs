@@ -43,6 +43,11 @@ impl Plan {
         self.address(18, 1, 1)
     }
 
+    /// A client, by its number.
+    pub(crate) fn client_number(self, index: u16) -> IpAddr {
+        self.address(18, 1 + index, 1 + u32::from(index))
+    }
+
     /// The first real server; the others follow.
     pub(crate) fn real(self, index: u16) -> IpAddr {
         self.address(19, 1 + index, 1 + u32::from(index))
@@ -71,6 +76,16 @@ impl Plan {
     /// The balancer's own address on the real servers' side.
     pub(crate) fn back(self) -> IpAddr {
         self.address(19, 0xfffe, 0xffff_fffe)
+    }
+
+    /// One of two balancers' own address on the clients' side.
+    pub(crate) fn front_of(self, node: u8) -> IpAddr {
+        self.address(18, 0xfff0 + u16::from(node), 0xffff_fff0 + u32::from(node))
+    }
+
+    /// The same on the real servers' side; [`Plan::back`] is then the gateway that moves with the VIP.
+    pub(crate) fn back_of(self, node: u8) -> IpAddr {
+        self.address(19, 0xfff0 + u16::from(node), 0xffff_fff0 + u32::from(node))
     }
 
     /// Length of both networks' prefixes.
@@ -108,7 +123,9 @@ mod tests {
             let vips = (0..1000).map(|n| plan.vip(n).ip());
             let reals = (0..1000).map(|n| plan.real(n));
             let local = (0..64).map(|n| plan.local(n));
-            for address in vips.chain(reals).chain(local).chain([plan.front(), plan.back()]) {
+            let pair = (0..2).flat_map(|n| [plan.front_of(n), plan.back_of(n)]);
+            let own = pair.chain([plan.front(), plan.back()]);
+            for address in vips.chain(reals).chain(local).chain(own) {
                 assert!(seen.insert(address), "{address}");
             }
         }

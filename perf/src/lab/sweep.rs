@@ -20,6 +20,8 @@ use super::{MAKING, say, wait_until};
 
 /// Where locks and the run directories of instances are.
 const RUN: &str = "/run";
+/// Where connection tables are.
+pub(super) const SHARED: &str = "/dev/shm";
 /// What all names begin with.
 const PREFIX: &str = "xvperf-";
 /// How long killed processes may take to end.
@@ -123,21 +125,37 @@ pub(super) fn sweep(prefix: &str) -> Vec<String> {
         problems.extend(empty(&name));
         problems.extend(quietly(&["ip", "netns", "del", &name]));
     }
-    let run_dir = Path::new(RUN).join(prefix);
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let under = format!("{}/", run_dir.display());
-    for point in mounts.lines().rev().filter_map(|l| l.split_whitespace().nth(1)) {
-        if point.starts_with(&under) {
-            problems.extend(quietly(&["umount", point]));
-        }
+    problems.extend(unmount(&Path::new(RUN).join(prefix)));
+    for table in tables(prefix) {
+        let _ = fs::remove_file(table);
     }
-    // Missing is what they should be.
-    let _ = fs::remove_dir_all(&run_dir);
-    let _ = fs::remove_file(format!("/dev/shm/{prefix}.table"));
     let _ = fs::remove_dir_all(std::env::temp_dir().join(prefix));
     if problems.is_empty() {
         let _ = fs::remove_file(lock_path(prefix));
     }
+    problems
+}
+
+/// Connection tables of the instance of that name, and of those of a pair: `PREFIX-NODE`.
+fn tables(prefix: &str) -> Vec<PathBuf> {
+    let of_pair = format!("{prefix}-");
+    let ours = |name: &str| {
+        let instance = name.strip_suffix(".table");
+        instance.is_some_and(|i| i == prefix || i.starts_with(&of_pair))
+    };
+    let entries = fs::read_dir(SHARED).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_name().to_str().is_some_and(ours)).map(|e| e.path()).collect()
+}
+
+/// Unmounts what is mounted below a directory and removes it; returns what went wrong, in words.
+pub(super) fn unmount(directory: &Path) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let under = format!("{}/", directory.display());
+    let points = mounts.lines().rev().filter_map(|l| l.split_whitespace().nth(1));
+    let ours = points.filter(|point| point.starts_with(&under));
+    let problems: Vec<String> = ours.filter_map(|point| quietly(&["umount", point])).collect();
+    // Missing is what it should be.
+    let _ = fs::remove_dir_all(directory);
     problems
 }
 
@@ -151,7 +169,7 @@ fn namespaces(prefix: &str) -> Vec<String> {
 }
 
 /// Kills what runs in a namespace; says so if something does not die.
-fn empty(name: &str) -> Option<String> {
+pub(super) fn empty(name: &str) -> Option<String> {
     let gone = || {
         let mut left = false;
         for pid in pids(name) {

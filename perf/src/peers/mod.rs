@@ -7,9 +7,9 @@
 
 mod figures;
 mod http;
-mod nftables;
+pub(crate) mod nftables;
 mod offloads;
-mod package;
+pub(crate) mod package;
 mod packets;
 mod place;
 mod proxy;
@@ -17,8 +17,8 @@ mod show;
 mod system;
 #[cfg(test)]
 mod tests;
-mod usage;
-mod web;
+pub(crate) mod usage;
+pub(crate) mod web;
 
 use std::path::PathBuf;
 

@@ -70,7 +70,7 @@ fn kernel_words(said: &str) -> String {
 }
 
 /// That the kernel's table holds twice as many connections as there will be.
-pub(super) fn room_for(connections: u32) -> anyhow::Result<()> {
+pub(crate) fn room_for(connections: u32) -> anyhow::Result<()> {
     for file in [ROOM, BUCKETS] {
         let text = fs::read_to_string(file)
             .with_context(|| format!("{file}: has this kernel conntrack?"))?;
@@ -95,6 +95,27 @@ pub(super) fn start(lab: &Lab, reals: u16, flowtable: bool) -> anyhow::Result<()
         lab.balancer().sysctl(key, value)?;
     }
     Ok(())
+}
+
+/// Makes the kernel of another node a balancer.
+///
+/// # Errors
+/// If the kernel refuses.
+pub(crate) fn start_on(node: &Namespace, reals: u16) -> anyhow::Result<()> {
+    package::need("nft", "nftables")?;
+    node.forward(true)?;
+    node.run_with("nft", &["-f", "-"], &rules(reals, false))?;
+    SETTINGS.into_iter().try_for_each(|(key, value)| node.sysctl(key, value))
+}
+
+/// Takes away what [`start_on`] made, connections included.
+///
+/// # Errors
+/// If the kernel refuses.
+pub(crate) fn stop_on(node: &Namespace) -> anyhow::Result<()> {
+    node.run("nft", &["flush", "ruleset"])?;
+    node.forward(false)?;
+    forget(node)
 }
 
 /// Takes the rules away, and the connections with them.

@@ -24,7 +24,7 @@ pub(super) fn has(program: &str) -> bool {
 ///
 /// # Errors
 /// With the package's name, if it is not.
-pub(super) fn need(program: &str, package: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn need(program: &str, package: &str) -> anyhow::Result<PathBuf> {
     find(program).with_context(|| missing(program, package))
 }
 

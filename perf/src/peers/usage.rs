@@ -55,7 +55,7 @@ impl Usage {
 ///
 /// # Errors
 /// If they cannot be listed.
-pub(super) fn running(lab: &Lab) -> anyhow::Result<Duration> {
+pub(crate) fn running(lab: &Lab) -> anyhow::Result<Duration> {
     let mut sum = Duration::ZERO;
     for name in lab.namespaces() {
         let output = Command::new("ip").args(["netns", "pids", name]).output();

@@ -20,7 +20,7 @@ use crate::lab::hosts::{CLIENT, SERVER};
 use crate::lab::{Lab, Process, REAL_PORT, on_cores, wait_until};
 
 /// Real servers. They are addresses of one nginx: what they cost is the same for all.
-pub(super) const REALS: u16 = 4;
+pub(crate) const REALS: u16 = 4;
 /// Bytes of the small answer.
 const SMALL: usize = 200;
 /// Bytes of the big file.
@@ -140,14 +140,14 @@ fn said(text: &str) -> anyhow::Result<Said> {
 }
 
 /// That wrk and nginx are installed.
-pub(super) fn need() -> anyhow::Result<()> {
+pub(crate) fn need() -> anyhow::Result<()> {
     package::need("wrk", "wrk")?;
     package::need("curl", "curl")?;
     package::need("nginx", "nginx-light").map(drop)
 }
 
 /// Starts the servers' nginx.
-pub(super) fn serve(lab: &Lab, cores: &[usize]) -> anyhow::Result<Process> {
+pub(crate) fn serve(lab: &Lab, cores: &[usize]) -> anyhow::Result<Process> {
     let directory = lab.directory();
     fs::write(directory.join("big"), vec![b'x'; BIG]).context("the big file")?;
     fs::write(directory.join("wrk.lua"), SCRIPT).context("wrk's script")?;

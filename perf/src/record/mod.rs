@@ -5,6 +5,7 @@
 //! older one; the repository's history keeps that.
 
 mod bare;
+mod failover;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ use pktgen::report::{Core, Direction, Latency, Limit};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use bare::{BareRound, BareRow, Sample};
+pub(crate) use failover::{
+    BulkRound, Failover, FailoverRound, FailoverRow, ReplicationRound, Scenario, Spread,
+};
 
 use crate::machine::{Machine, Quiet};
 use crate::packet_path::report::Row as CoreRow;
@@ -62,6 +66,8 @@ pub(crate) enum Measured {
     Bare(Vec<BareRow>),
     /// `xvip-perf peers`: beside what else a user would take.
     Peers(Vec<PeersRow>),
+    /// `xvip-perf failover`: a pair of balancers, and what becomes of its clients.
+    Failover(Failover),
 }
 
 impl Measured {
@@ -73,6 +79,7 @@ impl Measured {
             Self::Target(_) => "target",
             Self::Bare(_) => "bare",
             Self::Peers(_) => "peers",
+            Self::Failover(_) => "failover",
         }
     }
 }

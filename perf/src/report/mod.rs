@@ -7,6 +7,7 @@
 mod bare;
 mod chart;
 mod core;
+mod failover;
 mod latency;
 mod number;
 mod peers;
@@ -92,12 +93,13 @@ type Charts = BTreeMap<String, String>;
 /// What makes the Markdown of a section, and adds the charts that it shows.
 type Section = fn(&[Record], &mut Charts) -> anyhow::Result<String>;
 
-const SECTIONS: [(&str, Section); 14] = [
+const SECTIONS: [(&str, Section); 15] = [
     ("promise", promise::section),
     ("throughput", throughput::section),
     ("latency", latency::section),
     ("bare", bare::section),
     ("peers", peers::section),
+    ("failover", failover::section),
     ("core", core::section),
     ("opened", core::opened),
     ("instructions", core::instructions),

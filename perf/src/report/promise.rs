@@ -5,7 +5,7 @@ use dataplane_api::service::Forwarding;
 use super::number::{percent, si, significant, time};
 use super::peers::Lead;
 use super::throughput::{lost, received, trials, ways};
-use super::{Charts, Table, bare, core, frame, latency, path, peers, sizing};
+use super::{Charts, Table, bare, core, failover, frame, latency, path, peers, sizing};
 use crate::packet_path::scene::Direction;
 use crate::packet_path::traffic::Family;
 use crate::record::{Aim, Record, TargetRow};
@@ -22,16 +22,16 @@ const LATENCY: u64 = 100_000;
 const MEMORY: f64 = 128.0;
 
 /// A line of the table.
-struct Line {
-    what: String,
-    measured: String,
+pub(super) struct Line {
+    pub(super) what: String,
+    pub(super) measured: String,
     /// None: not measured.
-    kept: Option<bool>,
-    contended: bool,
+    pub(super) kept: Option<bool>,
+    pub(super) contended: bool,
 }
 
 impl Line {
-    fn missing(what: impl Into<String>) -> Self {
+    pub(super) fn missing(what: impl Into<String>) -> Self {
         Self { what: what.into(), measured: String::new(), kept: None, contended: false }
     }
 }
@@ -44,6 +44,7 @@ pub(super) fn section(records: &[Record], _: &mut Charts) -> anyhow::Result<Stri
     lines.push(beside_bare(records));
     lines.extend(beside_peers(records));
     lines.push(memory(records));
+    lines.extend(failover::promises(records));
     let mut table = Table::of_words(&["promise", "measured", "kept"]);
     for line in &lines {
         let kept = match line.kept {

@@ -85,7 +85,10 @@ pub(super) fn bytes_per_connection(records: &[Record]) -> Option<(f64, &Record)>
             Measured::Target(rows) => {
                 found.extend(rows.iter().filter_map(|r| Some((r.bytes_per_connection?, record))));
             }
-            Measured::Scaling(_) | Measured::Bare(_) | Measured::Peers(_) => {}
+            Measured::Scaling(_)
+            | Measured::Bare(_)
+            | Measured::Peers(_)
+            | Measured::Failover(_) => {}
         }
     }
     found.into_iter().max_by(|a, b| a.0.total_cmp(&b.0))

@@ -11,7 +11,7 @@ use crate::packet_path::scene;
 use crate::packet_path::traffic::Family;
 use crate::record::*;
 
-fn record(name: &str, mode: &str, measured: Measured) -> Record {
+pub(super) fn record(name: &str, mode: &str, measured: Measured) -> Record {
     let machine = Machine {
         cpu: "Fake <Processor> & Co.".into(),
         cpus: 2,
@@ -218,7 +218,7 @@ fn peers() -> Record {
 }
 
 fn all() -> Vec<Record> {
-    vec![bare(), core(), peers(), scaling(), target()]
+    vec![bare(), core(), failover::tests::made_up(), peers(), scaling(), target()]
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn what_was_not_recorded_is_not_measured_yet() {
     let empty = Page::of(&[]).unwrap();
     assert!(empty.charts.is_empty());
     assert!(
-        empty.text.contains("0 not, 19 undecided")
+        empty.text.contains("0 not, 30 undecided")
             && empty.text.contains("*Not measured yet: `xvip-perf ")
     );
     for line in empty.text.lines().filter(|l| l.starts_with("| 1 Gbit/s")) {
@@ -295,6 +295,7 @@ fn what_was_not_recorded_is_not_measured_yet() {
             Measured::Target(rows) => rows.clear(),
             Measured::Bare(rows) => rows.iter_mut().for_each(|r| r.rounds.clear()),
             Measured::Peers(rows) => rows.iter_mut().for_each(|r| r.rounds.clear()),
+            Measured::Failover(found) => found.rows.iter_mut().for_each(|r| r.rounds.clear()),
         }
         Page::of(&[record]).unwrap();
     }

@@ -110,8 +110,10 @@ fn stretch(
     finish(&mut phase, scene, &run, &progress, (plan, replies, stop.load(Relaxed)))?;
     phase.start = first;
     phase.silence = silence(&run, scene, plan, first + (phase.seconds * 1e9) as u64)?;
+    let lasting = lasting(scene, &run, &progress, &flows)?;
     record(scene, &run, &progress, &flows)?;
     xsk::judge_flows(&mut phase, scene, &flows, plan);
+    phase.alive_at_end = lasting.unwrap_or(phase.alive);
     if scene.server.is_none() {
         xsk::estimate(&mut phase, scene, sent_before, plan);
     }
@@ -357,6 +359,35 @@ fn latency(tally: &Tally) -> anyhow::Result<Option<Latency>> {
         ..latency
     };
     Ok(xsk::summary(&all).map(exact))
+}
+
+/// Connections through which one of the last two packets of each way came; none if one side is elsewhere. To be
+/// called before [`record`], which forgets what came last.
+fn lasting(
+    scene: &Scene,
+    run: &Run,
+    progress: &Progress,
+    open: &[u32],
+) -> anyhow::Result<Option<u64>> {
+    if scene.client.is_none() || scene.server.is_none() || open.is_empty() {
+        return Ok(None);
+    }
+    let used = scene.flows.iter().map(|flow| flow.requests.sent().max(flow.replies.sent()));
+    let base = used.max().unwrap_or(0);
+    let mut alive = vec![true; open.len()];
+    for way in 0..WAYS {
+        // Each flow in its turn: as often as all together, divided by how many they are.
+        let turns = (progress.sent[way] / open.len() as u64) as u32;
+        if turns == 0 {
+            continue;
+        }
+        let flows = run.data().flows(way)?;
+        for (place, alive) in alive.iter_mut().enumerate() {
+            let (highest, received) = flows.get(place).copied().unwrap_or_default();
+            *alive &= received > 0 && highest.wrapping_add(1) >= base.wrapping_add(turns);
+        }
+    }
+    Ok(Some(alive.into_iter().filter(|alive| *alive).count() as u64))
 }
 
 /// Leaves the flows as if they had gone through the sockets.

@@ -236,6 +236,8 @@ pub struct Phase {
     pub replies: Direction,
     /// Open connections through which a packet passed each way (each way that there is traffic).
     pub alive: u64,
+    /// Those of them through which one of the last two packets passed, each way.
+    pub alive_at_end: u64,
     /// Fewest packets that any open connection carried, both ways together.
     pub least_packets: u64,
     /// Packets that the generator's own side dropped, by place.

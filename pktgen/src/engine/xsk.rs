@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use super::data::{Part, Stretch, run};
 use super::sockets::{Go, Sockets, Tallies};
 use super::{Live, Phase, Plan, Scene, Watch};
-use crate::meter::Tally;
+use crate::meter::{Lane, Tally};
 use crate::report::{Direction, Latency};
 use crate::stamp;
 
@@ -220,9 +220,18 @@ pub(crate) fn judge_flows(phase: &mut Phase, scene: &Scene, flows: &[u32], plan:
         let (there, back) = (flow.requests.received(), flow.replies.received());
         let alive = (!server || there > 0) && (!client || !answers || back > 0);
         phase.alive += u64::from(alive);
+        // What the other process has sent on it is not known here.
+        let known = server && client;
+        let lasting = !known || is_late(&flow.requests) && (!answers || is_late(&flow.replies));
+        phase.alive_at_end += u64::from(alive && lasting);
         least = least.min(u64::from(there) + u64::from(back));
     }
     phase.least_packets = if flows.is_empty() { 0 } else { least };
+}
+
+/// Whether one of the last two packets arrived.
+fn is_late(lane: &Lane) -> bool {
+    lane.sent().wrapping_sub(lane.highest()) <= 1
 }
 
 /// Packets that the other side sent on all flows, as far as the highest numbers tell.

@@ -128,7 +128,8 @@ impl Machine {
         let (world, claim) = (self.world(&names, now), self.claim(at));
         let group = &mut self.groups[at];
         if here {
-            if !decide::is_able(group, &world) && !(force && world.data_plane && world.settled) {
+            let forced = force && world.data_plane && world.settled;
+            if !forced && !decide::is_able(group, &world) {
                 let (Standby::Stay(why) | Standby::Fence(why)) =
                     decide::standby(group, &world, &claim)
                 else {

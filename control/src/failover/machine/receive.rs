@@ -127,12 +127,16 @@ impl Machine {
         } else if !left && !was_there {
             self.peer.alive_since = now;
             event(out, kind, format!("{} is there", self.settings.peer));
-            // The network may have been in pieces: who has learned what, nobody knows.
+        }
+        let born = self.peer.restarts > restarts;
+        if born || !left && !was_there {
+            // The network may have been in pieces, or it may have owned something before it was born:
+            // who has learned what of whom, nobody knows.
             for group in &mut self.groups {
                 group.again |= matches!(group.state, State::Active { .. });
             }
         }
-        if self.peer.restarts > restarts {
+        if born {
             self.peer.alive_since = now;
             let reason = format!("{} has started again", self.settings.peer);
             event(out, EventKind::PeerRestarted, reason);
