@@ -130,11 +130,16 @@ fn heard(group: &Group, world: &World<'_>, claim: &Claim) -> Standby {
     if !world.fresh && !quiet(2 * world.deadtime) {
         return Standby::Stay("{peer} has not said lately that it does not own it");
     }
+    // Whoever had it is the last to be moved from; but not for ever.
+    let unowned = group.unowned_since.map_or(0, |since| world.now - since);
+    let was_theirs = group.known > group.owned_last && claim.claimed_until > 0;
+    if world.maintenance && was_theirs && unowned < world.initdead {
+        return Standby::Stay("nobody owns it; in maintenance it is left to {peer}, which had it");
+    }
     if world.peer_leaving || !row.able {
         return Standby::Take(format!("nobody owns it, and {peer} cannot"));
     }
     // Whatever the peer thinks of it, somebody has to.
-    let unowned = group.unowned_since.map_or(0, |since| world.now - since);
     if unowned >= 4 * world.deadtime {
         return Standby::Take("nobody has taken it".to_owned());
     }

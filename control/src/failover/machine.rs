@@ -92,6 +92,8 @@ pub struct Machine {
     data_plane: bool,
     evidence: Evidence,
     standing: Standing,
+    /// In which life of the peer this node last knew every connection of it.
+    knew: Option<u64>,
     /// Version, and whether it is on.
     maintenance: (u32, bool),
     peer: Peer,
@@ -144,6 +146,7 @@ impl Machine {
             data_plane: false,
             evidence: Evidence::default(),
             standing: Standing::default(),
+            knew: None,
             maintenance: (0, false),
             peer: Peer::new(boot_nonce.max(1), now),
             fitter_since: None,
@@ -209,7 +212,12 @@ impl Machine {
                 }
                 self.data_plane = alive;
             }
-            Input::Replication(standing) => self.standing = standing,
+            Input::Replication(standing) => {
+                self.standing = standing;
+                if standing.synced_here {
+                    self.knew = Some(self.peer.restarts);
+                }
+            }
             Input::Rates(rates) => {
                 for (name, rate) in rates {
                     if let Some(group) = self.groups.iter_mut().find(|g| g.name == name) {

@@ -10,7 +10,7 @@ use dataplane_api::record::{Operation, Record};
 use dataplane_api::sync::{ALL, BUCKETS, Stream};
 
 use super::digest::{Marks, bucket, fingerprint};
-use super::names::View;
+use super::names::{NOWHERE, View};
 use crate::conn::{Conn, Found, Handle, Identity, LastHop, Origin, Outcome, State};
 use crate::service::ServiceTable;
 
@@ -172,6 +172,10 @@ impl Import {
             return self.insert(record, &conn, origin, view);
         };
         if owned {
+            // It came when nobody knew yet on which interface its client is.
+            if old.is_imported() && found.conn.last_hop == NOWHERE && last_hop != NOWHERE {
+                view.shared.conns.set_last_hop(&found.handle, last_hop);
+            }
             return Err(Refusal::Own);
         }
         if old.is_imported() && found.conn.identity == identity {

@@ -132,7 +132,10 @@ impl Sync {
     }
 
     fn knows_networks(&self) -> bool {
-        !self.segments.is_empty() || clock::now() >= self.patience
+        let report = self.runtime.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let on = |slot: usize| self.segments.iter().any(|s| s.device.index() == slot);
+        let all = !report.interfaces.is_empty() && (0..report.interfaces.len()).all(on);
+        all || clock::now() >= self.patience
     }
 
     /// The newest session counts.

@@ -19,7 +19,7 @@ use crate::published::Segment;
 use crate::service::{Service, ServiceTable};
 
 /// No interface: replies wait until the client has sent a packet, and are counted meanwhile.
-const NOWHERE: LastHop = LastHop { mac: Mac([0; 6]), device: DeviceId(u8::MAX) };
+pub(super) const NOWHERE: LastHop = LastHop { mac: Mac([0; 6]), device: DeviceId(u8::MAX) };
 
 /// The names in force.
 #[derive(Debug)]

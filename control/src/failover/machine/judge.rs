@@ -138,6 +138,13 @@ impl Machine {
         }
     }
 
+    /// Whether this node knows every connection of the peer; also if the peer's data plane has died
+    /// since, for there is nothing more to be known.
+    pub(super) fn knows_all(&self) -> bool {
+        let knew = self.knew == Some(self.peer.restarts) && !self.peer.beat.data_plane;
+        self.standing.synced_here || knew
+    }
+
     /// What a group needs to know of everything else.
     pub(super) fn world<'a>(&self, names: &'a (String, String), now: Nanos) -> World<'a> {
         let replicated = self.settings.replication.is_some();
@@ -155,7 +162,7 @@ impl Machine {
             leaving: self.leaving.is_some(),
             maintenance: self.maintenance.1,
             blind: is_blind(&self.evidence),
-            synced: !replicated || self.standing.synced_here,
+            synced: !replicated || self.knows_all(),
             rank: rank(&self.evidence, self.data_plane),
             fence: self.fence,
             lag: if replicated { self.standing.lag } else { 0 },

@@ -21,7 +21,7 @@ impl Machine {
             Some("it was not running for a while and listens first")
         } else if self.peer.liveness == Liveness::Never {
             Some("it has not heard the peer yet")
-        } else if replicated && self.peer.is_there() && !self.standing.synced_here {
+        } else if replicated && self.peer.is_there() && !self.knows_all() {
             Some("it does not know the peer's connections yet")
         } else {
             None
