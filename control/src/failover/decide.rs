@@ -4,7 +4,8 @@
 
 use crate::failover::beat::Role;
 use crate::failover::exchange::Nanos;
-use crate::failover::group::{Cause, Group, Handover, State};
+use crate::failover::group::{Group, State};
+use crate::failover::handover::{Cause, Handover};
 use crate::failover::peer::{Claim, Liveness};
 use crate::failover::world::{Fence, World};
 

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use crate::failover::beat::Role;
 use crate::failover::decide::{self, Active, Standby};
 use crate::failover::exchange::{Event, EventKind, Nanos, Output, Testimony};
+use crate::failover::handover::{Cause, Handover};
 use crate::failover::peer::Claim;
 use crate::failover::verify::Verify;
 use crate::failover::world::World;
@@ -32,37 +33,6 @@ use crate::failover::world::World;
 pub(super) const HOLD: Nanos = 1_000_000_000;
 /// A group that nobody would take stays that long before it is offered again.
 const OFFER: Nanos = 10_000_000_000;
-
-/// Why a group is being handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
-    Operator,
-    Evidence,
-    Failback,
-    Leave,
-}
-
-impl Cause {
-    const fn words(self) -> &'static str {
-        match self {
-            Self::Operator => "switched over by the operator",
-            Self::Evidence => "the peer sees more of the network",
-            Self::Failback => "it goes back to the node that it prefers",
-            Self::Leave => "this node leaves",
-        }
-    }
-}
-
-/// A group on its way to the peer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Handover {
-    pub(super) cause: Cause,
-    pub(super) force: bool,
-    /// Until then the peer is waited for to know every connection; then it is offered.
-    pub(super) drain_until: Nanos,
-    /// Since it is offered: until when.
-    pub(super) offered_until: Option<Nanos>,
-}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum State {

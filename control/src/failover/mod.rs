@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod gaps;
 mod decide;
 mod group;
+mod handover;
 mod peer;
 mod verify;
 mod world;

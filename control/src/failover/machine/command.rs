@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::failover::beat::Role;
 use crate::failover::decide::{self, Active, Standby};
 use crate::failover::exchange::{Command, EventKind, Nanos, Output};
-use crate::failover::group::{Cause, Handover, State, Want};
+use crate::failover::group::{State, Want};
+use crate::failover::handover::{Cause, Handover};
 use crate::failover::machine::{CONFIG, Leaving, Machine, SELDOM, event};
 
 /// Commands on their way at a time.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::failover::beat::{self, Beat, Header, Row, VERSIONS};
 use crate::failover::decide;
 use crate::failover::exchange::{Nanos, Output};
-use crate::failover::group::{Handover, State};
+use crate::failover::group::State;
+use crate::failover::handover::Handover;
 use crate::failover::machine::Machine;
 use crate::seal::Echo;
 

@@ -154,7 +154,7 @@ impl Decoder {
     /// A message, if this byte ends one.
     fn byte(&mut self, byte: u8) -> Option<Vec<u8>> {
         if byte == END {
-            let bad = std::mem::take(&mut self.bad) || std::mem::take(&mut self.escaped);
+            let bad = std::mem::take(&mut self.bad) | std::mem::take(&mut self.escaped);
             let mut bytes = std::mem::take(&mut self.bytes);
             let at = bytes.len().checked_sub(CRC).filter(|at| *at > 0 && !bad)?;
             let right = crc32fast::hash(&bytes[..at]).to_be_bytes() == bytes[at..];
