@@ -189,6 +189,13 @@ class Node(Balancer):
 
     end = stop
 
+    def sees(self):
+        """Whether it knows of all interfaces of both nodes: what it has not looked at since its start
+        counts against a node, and its group goes to the other one."""
+        view = self.ha()
+        both = (view["evidence"], view["peer"]["evidence"])
+        return all(e["interfaces"] == e["interfaces_wanted"] > 0 for e in both)
+
     def ready(self, interfaces=None):
         """Whether both processes run our configuration and every interface and next hop is there.
         Unlike a balancer that is alone, it need not hold anything."""
@@ -485,7 +492,7 @@ class Pair(Lab):
 
     def healthy(self):
         """Both nodes ready, one owner that is verified, and each knows what the other knows."""
-        return all(n.running() and n.ready() and n.synced() for n in self.nodes.values()) and all(
+        return all(n.running() and n.ready() and n.synced() and n.sees() for n in self.nodes.values()) and all(
             self._one_owner(g["name"]) for g in self.settings.groups)
 
     def _one_owner(self, group):

@@ -460,8 +460,10 @@ class Pair(PairGroup):
         active = self.pair.active()
         downloads = Downloads(self, 50, *METHODS).all_begun()
         self._standby_knows(active, 50)
-        standing = active.ha()["replication"]
-        expect(standing["worth"] >= 50 and standing["would_live"] >= 50, f"{standing}")
+        def told():
+            standing = active.ha()["replication"]
+            return standing["worth"] >= 50 and standing["would_live"] >= 50
+        wait.until(told, "`xvip ha` says that 50 connections would live", 5)
         for node in (active, active.other):
             group = node.ha()["groups"][0]
             expect(group["reason"], f"{group}")
