@@ -244,14 +244,19 @@ fn four_workers_share_a_round_robin_exactly() {
 }
 
 #[test]
-fn four_workers_share_exactly_around_an_overloaded_real() {
+fn four_workers_share_around_an_overloaded_real() {
     for (kind, weights, share) in [
         (Scheduler::Rr, [4, 3, 2], [18000, 0, 18000]),
         (Scheduler::Wrr, [4, 3, 2], [24000, 0, 12000]),
     ] {
         let bench = Bench::new(kind, &weights).limited(1, 1);
         bench.load(1, 1, 0);
-        assert_eq!(in_threads(&bench, 9000), share, "{kind:?}");
+        // Who finds the overloaded one tries again, and another worker may have had the turn between:
+        // not exact to the last one, as it is without.
+        let counts = in_threads(&bench, 9000);
+        let near = |(count, share): (&u64, &u64)| count.abs_diff(*share) <= share / 500;
+        assert!(counts.iter().zip(&share).all(near), "{kind:?}: {counts:?}");
+        assert_eq!(counts.iter().sum::<u64>(), 36_000, "{kind:?}");
     }
 }
 
