@@ -105,7 +105,7 @@ fn cluster(seed: u64, kind: Kind) -> Cluster {
         delay: (MS / 20, random.range(MS / 10, keepalive / if lossy { 1 } else { 4 })),
         random: Random(random.next()),
     };
-    let sync_time = random.range(10, 400) * MS;
+    let sync_time = random.range(10, 400) * MS * if random.percent(30) { 5 } else { 1 };
     Cluster::new(setups, network, sync_time, random.next())
 }
 

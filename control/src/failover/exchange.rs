@@ -173,7 +173,8 @@ pub enum Output {
         /// All of it.
         bytes: Vec<u8>,
     },
-    /// Tell our data plane that it owns the group for `ttl` from now; answer by [`Input::Leased`] or
+    /// Tell our data plane that it owns the group for `ttl`, counted from the `now` of the call that
+    /// gave this, however late it is read; answer by [`Input::Leased`] or
     /// [`Input::LeaseFailed`]. A new epoch has it announce.
     Lease {
         /// Which group.

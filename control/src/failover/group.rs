@@ -245,6 +245,8 @@ impl Group {
         let limit = decide::limit(world).unwrap_or(Nanos::MAX);
         let ttl = world.ttl.min(limit.saturating_sub(world.now));
         self.capped = ttl < world.ttl;
+        // The data plane counts whole milliseconds.
+        let ttl = ttl / 1_000_000 * 1_000_000;
         if ttl == 0 {
             return;
         }

@@ -62,13 +62,13 @@ pub struct Node {
     pub suspended: Option<Time>,
     inbox: VecDeque<(usize, Vec<u8>)>,
     pub data_plane: bool,
-    /// Number of the data plane's life.
-    pub plane_life: u64,
     pub leases: Vec<Lease>,
     order_at: Time,
     reply_at: Time,
     pub evidence: Evidence,
     pub synced: bool,
+    /// What its machine has been told of that.
+    told: Option<bool>,
     wake: u64,
     pub sends: u64,
     pub left: bool,
@@ -79,7 +79,7 @@ pub struct Node {
 enum Event {
     Wake { node: usize, wake: u64 },
     Deliver { to: usize, path: usize, bytes: Vec<u8> },
-    Order { node: usize, life: u64, output: Output },
+    Order { node: usize, life: u64, sent: Time, output: Output },
     Reply { node: usize, life: u64, input: Input<'static> },
     Resume { node: usize },
     PowerOff { node: usize },
@@ -146,12 +146,12 @@ impl Cluster {
             suspended: None,
             inbox: VecDeque::new(),
             data_plane: true,
-            plane_life: 0,
             leases: vec![Lease::default(); groups.len()],
             order_at: 0,
             reply_at: 0,
             evidence: FULL,
             synced: false,
+            told: None,
             wake: 0,
             sends: 0,
             left: false,
@@ -162,7 +162,6 @@ impl Cluster {
             groups.len(),
             nanos(settings.keepalive),
             nanos(settings.deadtime),
-            nanos(settings.initdead),
             &network,
         );
         let mut cluster = Self {
@@ -216,7 +215,7 @@ impl Cluster {
             }
             Event::Wake { .. } => {}
             Event::Deliver { to, path, bytes } => self.deliver(to, path, bytes),
-            Event::Order { node, life, output } => self.order(node, life, output),
+            Event::Order { node, life, sent, output } => self.order(node, life, sent, output),
             Event::Reply { node, life, input } if self.nodes[node].life == life => {
                 if self.runs(node) {
                     self.handle(node, input);
@@ -329,7 +328,8 @@ impl Cluster {
                 let delay = self.random.range(MS / 50, MS / 2);
                 node.order_at = (self.now + delay).max(node.order_at + 1);
                 let due = node.order_at;
-                self.at(due, Event::Order { node: at, life, output });
+                let sent = node.clock.local(self.now);
+                self.at(due, Event::Order { node: at, life, sent, output });
             }
             Output::Fence => {
                 self.note(|| format!("node {at} fences"));
@@ -368,20 +368,20 @@ impl Cluster {
     }
 
     /// The data plane gets an order, in its turn.
-    fn order(&mut self, at: usize, life: u64, output: Output) {
+    fn order(&mut self, at: usize, life: u64, sent: Time, output: Output) {
         if let Some(until) = self.nodes[at].suspended {
-            return self.at(until + 1, Event::Order { node: at, life, output });
+            return self.at(until + 1, Event::Order { node: at, life, sent, output });
         }
         let now = self.now;
         let node = &mut self.nodes[at];
-        let local = node.clock.local(now);
         let (group, answer) = match output {
             Output::Lease { group, .. } if !node.data_plane => {
                 let reason = "not there".to_owned();
                 (None, Input::LeaseFailed { group, reason })
             }
             Output::Lease { group, epoch, ttl } => {
-                let until = local + ttl.as_millis() as u64 * MS;
+                // By the clock that both processes share: reading it late does not lengthen it.
+                let until = sent + ttl.as_millis() as u64 * MS;
                 let number = self.groups.iter().position(|g| *g == group);
                 if let Some(number) = number {
                     node.leases[number] = Lease { until, epoch };
@@ -457,13 +457,19 @@ impl Cluster {
             let parted = self.joined_since.is_none();
             if self.nodes[at].synced != synced && !(parted && self.nodes[at].synced) {
                 self.nodes[at].synced = synced;
+            }
+            if self.nodes[at].told != Some(self.nodes[at].synced) {
                 self.tell_standing(at);
             }
         }
     }
 
     fn tell_standing(&mut self, at: usize) {
+        if !self.runs(at) {
+            return;
+        }
         let synced = self.nodes[at].synced;
+        self.nodes[at].told = Some(synced);
         let standing = Standing {
             synced_here: synced,
             synced_there: synced,
@@ -478,6 +484,9 @@ impl Cluster {
     pub fn start(&mut self, at: usize) {
         if self.nodes[at].machine.is_some() {
             return;
+        }
+        if let Some(until) = self.nodes[at].suspended {
+            return self.at(until + 1, Event::Start { node: at });
         }
         let nonce = self.random.next();
         let local = self.nodes[at].clock.local(self.now);
@@ -520,10 +529,12 @@ impl Cluster {
         self.note(|| format!("data plane {at} dies"));
         let node = &mut self.nodes[at];
         node.data_plane = false;
-        node.plane_life += 1;
         node.leases.iter_mut().for_each(|l| l.until = 0);
         node.synced = false;
         self.joined_since = None;
+        self.checks.plane_died(at);
+        self.tell_standing(at);
+        let node = &self.nodes[at];
         let (life, due) = (node.life, self.now + self.random.range(1, 30) * MS);
         let input = Input::DataPlane { alive: false };
         self.at(due, Event::Reply { node: at, life, input });
@@ -573,6 +584,7 @@ impl Cluster {
 
     pub fn command(&mut self, at: usize, command: Command) {
         self.note(|| format!("node {at} is told {command:?}"));
+        self.checks.forced |= matches!(command, Command::Switchover { force: true, .. });
         self.handle(at, Input::Command { ticket: 7, command });
     }
 

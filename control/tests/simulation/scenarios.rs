@@ -97,6 +97,24 @@ fn a_node_that_comes_back_gets_its_group_only_when_it_knows_every_connection() {
 }
 
 #[test]
+fn a_node_that_still_learns_is_given_nothing_unless_by_force() {
+    let mut cluster = settled(|_| {});
+    cluster.crash(1, true);
+    cluster.run(cluster.now + 1000 * MS);
+    cluster.sync_time = 5000 * MS;
+    cluster.start(1);
+    cluster.run(cluster.now + 1500 * MS);
+    cluster.command(0, switch(Some("lb2")));
+    cluster.command(1, switch(Some("lb2")));
+    cluster.see(0, Evidence { pings: 1, ..FULL });
+    cluster.run(cluster.now + 2000 * MS);
+    assert_eq!(cluster.checks.owner(0), [true, false]);
+    let force = Command::Switchover { group: None, to: Some("lb2".to_owned()), force: true };
+    cluster.command(0, force);
+    until(&mut cluster, [false, true]);
+}
+
+#[test]
 fn a_dead_data_plane_hands_over_sooner_than_silence_would() {
     let mut cluster = settled(|_| {});
     cluster.kill_plane(0);
@@ -149,11 +167,11 @@ fn in_maintenance_nothing_moves_but_by_order() {
     assert!(until(&mut cluster, [true, false]) < 100);
     cluster.command(0, switch(Some("lb2")));
     until(&mut cluster, [false, true]);
+    cluster.see(0, FULL);
     cluster.crash(1, true);
     cluster.run(cluster.now + 3000 * MS);
     assert_eq!(cluster.checks.owner(0), [false, false]);
     cluster.command(0, Command::Maintenance(false));
-    cluster.see(0, FULL);
     until(&mut cluster, [true, false]);
 }
 
