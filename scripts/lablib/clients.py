@@ -89,6 +89,23 @@ class Watcher:
         return max((length for start, length in self.progress()["gaps"] if start + length > since), default=0.0)
 
 
+HANDOVER = 0.06  # seconds: a keepalive and a bit
+
+
+def one_after_the_other(seen):
+    """Without the last answers of an owner that hands over: it answers until it has heard that the other
+    one does, at most for a keepalive."""
+    kept = []
+    for name, first, last in seen:
+        if len(kept) > 1 and kept[-2][0] == name and last - kept[-2][2] < HANDOVER:
+            continue
+        if kept and kept[-1][0] == name:
+            kept[-1] = (name, kept[-1][1], last)
+        else:
+            kept.append((name, first, last))
+    return kept
+
+
 class Claims:
     """Somebody on front who asks each 10 ms who has a VIP; see claims.py."""
 
@@ -110,4 +127,4 @@ class Claims:
             seen = json.loads(lines[-1])
         except (IndexError, ValueError):
             raise AssertionError(f"claims.py: {self.process.tail(8)}") from None
-        return [(self.names.get(mac, mac), first, last) for mac, first, last in seen]
+        return one_after_the_other([(self.names.get(mac, mac), first, last) for mac, first, last in seen])
