@@ -4,8 +4,9 @@ from . import (badpackets, behaviour, checks_text, checks_wire, fragments, healt
                kernel, live, multiqueue, operate, pair, pair_faults, pktgen,
                privileges, reload, reply, restart, serving, telling)
 
-GROUPS = [kernel.Kernel, behaviour.Behaviour, badpackets.BadPackets, icmp.Icmp, fragments.Fragments,
-          multiqueue.MultiQueue, reload.Reload, interfaces.Interfaces, reply.Reply, restart.Restart,
-          serving.Serving, health.Health, operate.Operate, telling.Telling, live.Live, privileges.Privileges,
-          pair.Pair, pair_faults.PairFaults,
-          *hostile.GROUPS, pktgen.Pktgen, checks_text.ChecksText, checks_wire.ChecksWire]
+# The longest first: with `--jobs` no long one is left for the end.
+GROUPS = [pair.Pair, pair_faults.PairFaults, health.Health, pktgen.Pktgen, operate.Operate, restart.Restart,
+          *hostile.GROUPS, telling.Telling, serving.Serving, reload.Reload, behaviour.Behaviour,
+          checks_text.ChecksText, interfaces.Interfaces, reply.Reply, multiqueue.MultiQueue,
+          badpackets.BadPackets, fragments.Fragments, checks_wire.ChecksWire, live.Live, kernel.Kernel,
+          icmp.Icmp, privileges.Privileges]

@@ -1,6 +1,8 @@
 """Runs the end-to-end tests; the command `scripts/e2e`."""
 
 import argparse
+import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import signal
@@ -19,6 +21,7 @@ def main():
                         help="only tests whose `group: name` matches this regular expression")
     parser.add_argument("--list", action="store_true", help="names of the tests")
     parser.add_argument("--no-build", action="store_true", help="use the binaries as they are")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="groups that run side by side (1)")
     parser.add_argument("--logs", action="store_true", help="keep each failed test's lab directory")
     options = parser.parse_args()
     chosen = [(g, [t for t in g.tests() if re.search(options.k, title(g, t))]) for g in GROUPS]
@@ -36,7 +39,7 @@ def main():
         lab_command.build(options, Progress)
     except RuntimeError as error:
         sys.exit(f"scripts/e2e: {error}")
-    return report(chosen)
+    return report(chosen, max(1, options.jobs))
 
 
 class Progress:
@@ -53,16 +56,15 @@ def title(group, test):
     return f"{group.__name__.lower()}: {test.replace('_', ' ')}"
 
 
-def report(chosen):
+def report(chosen, jobs):
     """Runs the groups and prints the closing lines."""
     began, passed, failed = time.monotonic(), 0, []
     try:
-        for group, tests in chosen:
-            for name, problem in run_group(group, tests):
-                if problem is None:
-                    passed += 1
-                else:
-                    failed.append(title(group, name))
+        for title_of_one, problem in side_by_side(chosen, jobs) if jobs > 1 else one_by_one(chosen):
+            if problem is None:
+                passed += 1
+            else:
+                failed.append(title_of_one)
     except KeyboardInterrupt:
         print("interrupted")
         return 130
@@ -72,6 +74,52 @@ def report(chosen):
     print(f"{time.monotonic() - began:.0f} s")
     print(f"{passed} passed, {len(failed)} failed")
     return 0 if passed and not failed else 1
+
+
+def one_by_one(chosen):
+    """Yields (title, None or the problem) of each test."""
+    for group, tests in chosen:
+        for name, problem in run_group(group, tests):
+            yield title(group, name), problem
+
+
+def side_by_side(chosen, jobs):
+    """The same, each group in a process of its own, so many at once: tests wait more than they work."""
+    waiting, running = list(reversed(chosen)), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                group, tests = waiting.pop()
+                ours, theirs = multiprocessing.Pipe(duplex=False)
+                process = multiprocessing.Process(target=in_child, args=(group, tests, theirs))
+                process.start()
+                theirs.close()
+                running[ours] = (group, list(tests), process)
+            for pipe in multiprocessing.connection.wait(running):
+                group, left, process = running[pipe]
+                try:
+                    name, problem = pipe.recv()
+                    left.remove(name)
+                    yield title(group, name), problem
+                except EOFError:
+                    del running[pipe]
+                    process.join()
+                    for name in left:
+                        print(f"FAILED {title(group, name)}: its process ended with {process.exitcode}", flush=True)
+                        yield title(group, name), "not run"
+    finally:
+        # Each cleans up behind itself.
+        for _, _, process in running.values():
+            process.terminate()
+        for _, _, process in running.values():
+            process.join()
+
+
+def in_child(group, tests, pipe):
+    """Runs a group and tells its results."""
+    with pipe:
+        for result in run_group(group, tests):
+            pipe.send(result)
 
 
 def run_group(group, tests):
@@ -88,9 +136,11 @@ def run_group(group, tests):
             began = time.monotonic()
             problem = setup_problem or run_test(group(lab), name)
             mark = "ok    " if problem is None else "FAILED"
-            print(f"{mark} {title(group, name)} ({time.monotonic() - began:.1f} s)", flush=True)
+            text = f"{mark} {title(group, name)} ({time.monotonic() - began:.1f} s)\n"
             if problem is not None:
-                print("    " + problem.strip().replace("\n", "\n    "), flush=True)
+                text += "    " + problem.strip().replace("\n", "\n    ") + "\n"
+            # In one piece: other groups may be writing too.
+            print(text, end="", flush=True)
             yield name, problem
     finally:
         for problem in lab_command.clean_up(lab):

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
@@ -92,7 +92,7 @@ async fn exchange<S>(stream: S, request: Request<String>, expect: &Expect) -> Re
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = TokioIo::new(Limited { stream, left: ANSWER_MAX });
+    let io = TokioIo::new(Limited { stream, left: ANSWER_MAX, asked: false, reader: None });
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_MAX).max_headers(HEADERS_MAX);
     let (mut sender, connection) = builder.handshake(io).await.map_err(|e| failed(&e))?;
@@ -107,7 +107,6 @@ where
         let _ = connection.await;
         std::future::pending::<()>().await;
     };
-    // The request first: bytes that a server sends before it is asked would end the connection.
     tokio::select! {
         biased;
         result = dialogue => result,
@@ -154,10 +153,15 @@ fn failed(error: &hyper::Error) -> Outcome {
     Outcome::down(format!("HTTP: {error}"))
 }
 
-/// A stream that gives up after so many bytes received.
+/// A stream that gives up after so many bytes received, and reads none before it has written: to
+/// hyper, bytes that come before the request went are no answer, and whether they do is chance.
 struct Limited<S> {
     stream: S,
     left: usize,
+    /// Something was written.
+    asked: bool,
+    /// Who wants to read, until then.
+    reader: Option<Waker>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
@@ -166,6 +170,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.asked {
+            self.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         if self.left == 0 {
             return Poll::Ready(Err(io::Error::other("the server sends more than a check reads")));
         }
@@ -183,7 +191,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.asked |= matches!(written, Poll::Ready(Ok(1..)));
+        if let Some(reader) = self.reader.take_if(|_| !written.is_pending()) {
+            reader.wake();
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
