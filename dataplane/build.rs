@@ -1,4 +1,5 @@
-//! Compiles the steering program for the BPF machine; `steer` embeds the object.
+//! Compiles the steering program for the BPF machine (`steer` embeds the object), and makes a `cfg` of the
+//! feature `loom`.
 
 use std::env;
 use std::path::PathBuf;
@@ -7,6 +8,9 @@ use std::process::{Command, ExitCode};
 fn main() -> ExitCode {
     println!("cargo:rerun-if-changed=bpf");
     println!("cargo:rerun-if-env-changed=CLANG");
+    if env::var_os("CARGO_FEATURE_LOOM").is_some() {
+        println!("cargo:rustc-cfg=loom");
+    }
     match compile() {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {

@@ -1,7 +1,8 @@
 //! The agent socket: control asks, the data plane answers.
 //!
 //! Runs on threads of its own, one for each session (at most [`SESSIONS`]); none of them touches a
-//! packet. What changes the desired state goes to the steward; the rest is answered from what the
+//! packet. A session that only renews leases keeps the real-time priority it begins with; one that asks
+//! for anything else loses it. What changes the desired state goes to the steward; the rest is answered from what the
 //! threads share. Protocol: `dataplane_api::message`, described in `docs/protocols.md`.
 
 mod asking;
@@ -24,7 +25,7 @@ use crate::clock::{self, Instant};
 use crate::forward::explain::Question;
 use crate::lease::Grant;
 use crate::runtime::Runtime;
-use crate::{status, why};
+use crate::{priority, status, why};
 
 /// Sessions at once: control with its heartbeat, its probes and its questions, a successor that has
 /// begun before it is gone, and those who look.
@@ -33,6 +34,8 @@ pub const SESSIONS: usize = 16;
 const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to read a reply, to finish a line it has begun, and to say hello.
 const IO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest request, in bytes, that is read with real-time priority.
+const PROMPT_LINE: usize = 1024;
 /// How long a session may be silent: control renews its lease far more often. Without a limit, sixteen
 /// forgotten sessions would keep control out for good.
 const IDLE_MAX: Duration = Duration::from_secs(120);
@@ -108,7 +111,7 @@ impl Agent {
     fn session(&self, stream: &UnixStream) -> io::Result<()> {
         stream.set_write_timeout(Some(IO_TIMEOUT))?;
         let mut reader = BufReader::new(stream);
-        let mut greeted = false;
+        let (mut greeted, mut prompt) = (false, true);
         loop {
             stream.set_read_timeout(Some(if greeted { IDLE_MAX } else { IO_TIMEOUT }))?;
             if reader.fill_buf()?.is_empty() {
@@ -118,7 +121,15 @@ impl Agent {
                 Ok(line) => line,
                 Err(message) => return reply(stream, &error(message)),
             };
-            let answer = match serde_json::from_slice::<Request>(&line) {
+            // Before it is read: only leases and greetings are that short and always will be.
+            if prompt && line.len() > PROMPT_LINE {
+                prompt = priority::ordinary().is_err();
+            }
+            let request = serde_json::from_slice::<Request>(&line);
+            if prompt && !matches!(request, Ok(Request::Hello { .. } | Request::Lease { .. })) {
+                prompt = priority::ordinary().is_err();
+            }
+            let answer = match request {
                 Ok(Request::Hello { version }) => {
                     greeted = version == dataplane_api::VERSION;
                     self.hello()

@@ -41,6 +41,7 @@ pub mod log;
 pub mod device;
 pub mod steer;
 pub mod privilege;
+pub mod priority;
 pub mod bell;
 pub mod runtime;
 pub mod status;

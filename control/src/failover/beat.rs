@@ -159,7 +159,7 @@ pub struct Beat {
     pub would_live: u32,
     /// Records that the receiver has not acknowledged.
     pub lag: u32,
-    /// Items of the receiver's stream applied.
+    /// Records of the receiver's stream that have arrived here since control began.
     pub position: u64,
     /// Groups, at most [`ROWS_MAX`].
     pub rows: Vec<Row>,

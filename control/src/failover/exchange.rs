@@ -145,7 +145,7 @@ pub struct Standing {
     pub lag: u32,
     /// Age of the oldest of them, in microseconds.
     pub oldest_us: u32,
-    /// Items of the peer's stream applied here.
+    /// Records of the peer's stream received here since control began.
     pub position: u64,
 }
 

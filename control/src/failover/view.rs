@@ -88,6 +88,8 @@ pub struct PeerView {
     pub evidence: Evidence,
     /// Whether it has everything that we have.
     pub synced: bool,
+    /// Records of our stream that it has received since its control began.
+    pub position: u64,
     /// Times it has started again since we did.
     pub restarts: u64,
 }

@@ -146,6 +146,6 @@ fn short(view: &View) -> Standing {
         would_live: count(survival.would_live),
         lag: count(survival.unacknowledged),
         oldest_us: count(survival.oldest_ms.unwrap_or(0).saturating_mul(1000)),
-        position: 0,
+        position: view.totals.records_in,
     }
 }

@@ -115,6 +115,23 @@ fn a_node_that_still_learns_is_given_nothing_unless_by_force() {
 }
 
 #[test]
+fn an_operator_moves_nothing_to_a_node_that_sees_less_unless_by_force() {
+    let mut cluster = settled(|_| {});
+    cluster.see(1, Evidence { pings: 1, ..FULL });
+    cluster.run(cluster.now + 500 * MS);
+    for node in [0, 1] {
+        cluster.command(node, switch(Some("lb2")));
+        cluster.run(cluster.now + 1000 * MS);
+        assert_eq!(cluster.checks.owner(0), [true, false], "asked of node {node}");
+    }
+    let force = Command::Switchover { group: None, to: Some("lb2".to_owned()), force: true };
+    cluster.command(0, force);
+    until(&mut cluster, [false, true]);
+    cluster.run(cluster.now + 10_000 * MS);
+    assert_eq!(cluster.checks.owner(0), [false, true], "and there it stays");
+}
+
+#[test]
 fn a_dead_data_plane_hands_over_sooner_than_silence_would() {
     let mut cluster = settled(|_| {});
     cluster.kill_plane(0);

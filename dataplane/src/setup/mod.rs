@@ -22,13 +22,13 @@ use dataplane::device::xsk::{Memory, Port, XskDevice};
 use dataplane::kernel::Monitor;
 use dataplane::limits;
 use dataplane::log;
-use dataplane::privilege;
 use dataplane::published::{Cell, Facts, Published};
 use dataplane::runtime::{Report, Runtime, WorkerShare};
 use dataplane::steer::Steer;
 use dataplane::steward::{Parts, Steward};
 use dataplane::sync::Sync;
 use dataplane::worker::{Command, Worker};
+use dataplane::{priority, privilege};
 use dataplane_api::service::Snapshot;
 use rustix::process::{Resource, Rlimit};
 
@@ -181,9 +181,15 @@ fn start_agent(places: &Places, agent: Agent) -> anyhow::Result<()> {
     let listener = places::listen(&places.agent)?;
     std::thread::Builder::new()
         .name("agent".into())
-        .spawn(move || match privilege::reduce_to_steward() {
-            Ok(()) => agent.serve(&listener),
-            Err(e) => log!("level=error event=agent-not-confined reason=\"{e:#}\""),
+        .spawn(move || {
+            if let Err(e) = priority::realtime() {
+                // Sessions work as well without; on a busy machine a lease may come late.
+                log!("level=info event=agent-not-realtime reason=\"{e}\"");
+            }
+            match privilege::reduce_to_steward() {
+                Ok(()) => agent.serve(&listener),
+                Err(e) => log!("level=error event=agent-not-confined reason=\"{e:#}\""),
+            }
         })
         .context("agent thread")?;
     Ok(())

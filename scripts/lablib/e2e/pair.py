@@ -469,4 +469,6 @@ class Pair(PairGroup):
             expect(group["reason"], f"{group}")
             words = node.why()
             expect(active.name in words and "would live" in words.lower(), f"`xvip ha` on {node.name}:\n{words}")
+        # How far the other one is, as its heartbeat says.
+        wait.until(lambda: active.ha()["peer"]["position"] >= 50, "the standby says how much it has received", 5)
         downloads.all_finished()

@@ -1,8 +1,10 @@
 """What the processes may still do after set-up, read from /proc and the file system."""
 
+import os
 import pathlib
 import stat
 
+from .hostile import Session
 from .support import Group, expect
 
 # include/uapi/linux/capability.h
@@ -48,6 +50,22 @@ class Privileges(Group):
         for worker in workers:
             allowed = tasks[worker["tid"]]["Cpus_allowed_list"]
             expect(worker["pinned"] and allowed == str(worker["core"]), f"{worker} may run on {allowed}")
+
+    def a_session_that_only_leases_comes_before_poll_loops_and_no_other_does(self):
+        def prompt():
+            return {tid for tid in self._tasks(self.balancer.dataplane) if os.sched_getscheduler(tid) == os.SCHED_RR}
+        before = prompt()
+        with Session(self.balancer.run_dir / "agent.sock") as session:
+            new = prompt() - before
+            expect(len(new) == 1, f"{len(new)} threads got real-time priority for a session")
+            session.ask({"request": "status"})
+            expect(not prompt() & new, "a session that asks for the status kept it")
+        # The thread that takes sessions: its sessions inherit what it has.
+        accepts = [t for t in before if task_status(pathlib.Path(f"/proc/{self.balancer.dataplane.pid}/task/{t}"))["Name"] == "agent"]
+        expect(accepts and not before & set(self._workers()), f"real-time: {before}")
+
+    def _workers(self):
+        return [w["tid"] for w in self.balancer.status()["workers"]]
 
     def sockets_and_table_are_closed_to_others(self):
         paths = [self.balancer.run_dir / "agent.sock", self.balancer.run_dir / "control.sock", self.balancer.table]

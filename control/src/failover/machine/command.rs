@@ -127,6 +127,15 @@ impl Machine {
     fn begin(&mut self, at: usize, here: bool, force: bool, now: Nanos) -> Result<(), String> {
         let names = Arc::clone(&self.names);
         let (world, claim) = (self.world(&names, now), self.claim(at));
+        let (from, to) =
+            if here { (world.peer_rank, world.rank) } else { (world.rank, world.peer_rank) };
+        if to < from && !force {
+            let to = if here { world.node } else { world.peer_name };
+            return Err(format!(
+                "{}: {to} sees less of the network (`xvip ha`), and would give it back: --force moves it all the same",
+                self.groups[at].name
+            ));
+        }
         let group = &mut self.groups[at];
         if here {
             let forced = force && world.data_plane && world.settled;

@@ -86,6 +86,7 @@ impl Machine {
             data_plane: peer.beat.data_plane,
             evidence: peer.beat.evidence,
             synced: peer.beat.synced,
+            position: peer.beat.position,
             restarts: peer.restarts,
         }
     }
