@@ -127,15 +127,18 @@ impl Machine {
     fn begin(&mut self, at: usize, here: bool, force: bool, now: Nanos) -> Result<(), String> {
         let names = Arc::clone(&self.names);
         let (world, claim) = (self.world(&names, now), self.claim(at));
-        let (from, to) =
-            if here { (world.peer_rank, world.rank) } else { (world.rank, world.peer_rank) };
-        if to < from && !force {
-            let to = if here { world.node } else { world.peer_name };
-            return Err(format!(
-                "{}: {to} sees less of the network (`xvip ha`), and would give it back: --force moves it all the same",
+        let (from, to, node) = if here {
+            (world.peer_rank, world.rank, world.node)
+        } else {
+            (world.rank, world.peer_rank, world.peer_name)
+        };
+        let worse = (to < from && !force).then(|| {
+            format!(
+                "{}: {node} sees less of the network (`xvip ha`), and would give it back: --force \
+                 moves it all the same",
                 self.groups[at].name
-            ));
-        }
+            )
+        });
         let group = &mut self.groups[at];
         if here {
             let forced = force && world.data_plane && world.settled;
@@ -147,6 +150,7 @@ impl Machine {
                 };
                 return Err(format!("{}: {}", group.name, decide::words(why, group, &world)));
             }
+            worse.map_or(Ok(()), Err)?;
             let until = now.saturating_add(PATIENCE);
             group.want = Some(Want { until, force });
         } else {
@@ -156,6 +160,7 @@ impl Machine {
                     group.name, names.1
                 ));
             }
+            worse.map_or(Ok(()), Err)?;
             let State::Active { handover, .. } = &mut group.state else {
                 return Err(format!("{}: it is just being taken", group.name));
             };
@@ -178,12 +183,15 @@ impl Machine {
             let pending = |name: &&Arc<str>| {
                 let group = self.groups.iter().find(|g| g.name == **name);
                 group.is_some_and(|group| {
-                    let theirs = self
-                        .peer
-                        .claim(group.tag)
-                        .is_some_and(|c| matches!(c.row.role, Role::Active | Role::Taking));
-                    let here = matches!(group.state, State::Active { .. });
-                    if job.here { !here || theirs } else { group.role().claims() || !theirs }
+                    let theirs = self.peer.claim(group.tag).map(|c| c.row.role);
+                    if job.here {
+                        // Whoever is gone gives nothing up any more.
+                        let given_up = !self.peer.is_there() || theirs == Some(Role::Standby);
+                        !matches!(group.state, State::Active { .. }) || !given_up
+                    } else {
+                        let taken = matches!(theirs, Some(Role::Active | Role::Taking));
+                        !matches!(group.state, State::Standby) || !taken
+                    }
                 })
             };
             let waits: Vec<&Arc<str>> = job.groups.iter().filter(pending).collect();
