@@ -65,6 +65,9 @@ pub(crate) struct Options {
     /// Leaves out how late the peer knows of connections.
     #[arg(long)]
     pub(super) no_replication: bool,
+    /// Measures that with `--only` too, which leaves it out.
+    #[arg(long, conflicts_with = "no_replication")]
+    pub(super) replication: bool,
     /// Engine of the generator.
     #[arg(long, default_value = "xdp")]
     pub(super) engine: Engine,
@@ -146,8 +149,9 @@ impl Options {
     }
 
     pub(super) fn measures_replication(&self) -> bool {
-        let whole = self.only.is_empty() && self.beside.is_none() && self.load == Load::Packets;
-        whole && !self.no_replication
+        let possible = self.beside.is_none() && self.load == Load::Packets;
+        let wanted = self.replication || self.only.is_empty() && !self.no_replication;
+        possible && wanted
     }
 
     pub(super) fn load_words(&self) -> String {
