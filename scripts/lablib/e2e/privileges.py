@@ -1,5 +1,6 @@
 """What the processes may still do after set-up, read from /proc and the file system."""
 
+import contextlib
 import os
 import pathlib
 import stat
@@ -22,11 +23,19 @@ class Privileges(Group):
     """One running pair of processes."""
 
     def _tasks(self, process):
-        return {int(t.name): task_status(t) for t in pathlib.Path(f"/proc/{process.pid}/task").iterdir()}
+        tasks = {}
+        for task in pathlib.Path(f"/proc/{process.pid}/task").iterdir():
+            # The thread of a session may end meanwhile.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                tasks[int(task.name)] = {**task_status(task), "Policy": os.sched_getscheduler(int(task.name))}
+        return tasks
+
+    def _workers(self):
+        return [w["tid"] for w in self.balancer.status()["workers"]]
 
     def workers_have_no_capability_at_all(self):
         tasks = self._tasks(self.balancer.dataplane)
-        workers = [w["tid"] for w in self.balancer.status()["workers"]]
+        workers = self._workers()
         expect(workers and all(t in tasks for t in workers), f"workers {workers}, threads {sorted(tasks)}")
         for tid in workers:
             for kind in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
@@ -53,19 +62,16 @@ class Privileges(Group):
 
     def a_session_that_only_leases_comes_before_poll_loops_and_no_other_does(self):
         def prompt():
-            return {tid for tid in self._tasks(self.balancer.dataplane) if os.sched_getscheduler(tid) == os.SCHED_RR}
+            tasks = self._tasks(self.balancer.dataplane)
+            return {tid: task["Name"] for tid, task in tasks.items() if task["Policy"] == os.SCHED_RR}
         before = prompt()
+        # The thread that takes sessions: its sessions inherit what it has.
+        expect("agent" in before.values() and not before.keys() & set(self._workers()), f"real-time: {before}")
         with Session(self.balancer.run_dir / "agent.sock") as session:
-            new = prompt() - before
+            new = prompt().keys() - before.keys()
             expect(len(new) == 1, f"{len(new)} threads got real-time priority for a session")
             session.ask({"request": "status"})
-            expect(not prompt() & new, "a session that asks for the status kept it")
-        # The thread that takes sessions: its sessions inherit what it has.
-        accepts = [t for t in before if task_status(pathlib.Path(f"/proc/{self.balancer.dataplane.pid}/task/{t}"))["Name"] == "agent"]
-        expect(accepts and not before & set(self._workers()), f"real-time: {before}")
-
-    def _workers(self):
-        return [w["tid"] for w in self.balancer.status()["workers"]]
+            expect(not prompt().keys() & new, "a session that asks for the status kept it")
 
     def sockets_and_table_are_closed_to_others(self):
         paths = [self.balancer.run_dir / "agent.sock", self.balancer.run_dir / "control.sock", self.balancer.table]

@@ -108,7 +108,6 @@ where
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        biased;
         result = dialogue => result,
         () = driver => Err(Outcome::cannot_run("the connection ended without a result")),
     }
