@@ -26,6 +26,7 @@ class PairGroup(Group):
     """Tests that share a pair. A test leaves it healthy, with whichever node active, or is started over."""
 
     methods = METHODS
+    prompt = True
     settings = Settings()
 
     def __init__(self, lab):

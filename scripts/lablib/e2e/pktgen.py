@@ -104,6 +104,8 @@ class GeneratorLab(Lab):
 class Pktgen(Group):
     """Runs of xvip-pktgen."""
 
+    prompt = True
+
     @classmethod
     def make_lab(cls):
         """The generator's own topology."""

@@ -22,9 +22,12 @@ def main():
     parser.add_argument("--list", action="store_true", help="names of the tests")
     parser.add_argument("--no-build", action="store_true", help="use the binaries as they are")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="groups that run side by side (1)")
+    parser.add_argument("--groups", choices=("all", "prompt", "patient"), default="all",
+                        help="only groups that want a machine with nothing else to do, or only the others")
     parser.add_argument("--logs", action="store_true", help="keep each failed test's lab directory")
     options = parser.parse_args()
-    chosen = [(g, [t for t in g.tests() if re.search(options.k, title(g, t))]) for g in GROUPS]
+    chosen = [(g, [t for t in g.tests() if re.search(options.k, title(g, t))]) for g in GROUPS
+              if options.groups in ("all", "prompt" if g.prompt else "patient")]
     chosen = [(g, tests) for g, tests in chosen if tests]
     if options.list:
         print("\n".join(title(g, t) for g, tests in chosen for t in tests))
