@@ -20,8 +20,8 @@ fn assert_ordered(packet: &Packet, data: &[u8]) {
     // An announcement is a question or an answer from an address about itself (RFC 5227 section 3).
     if !matches!(packet.kind, Kind::NeighborRequest | Kind::NeighborAnswer) {
         assert!(packet.source != packet.destination, "{packet:?}");
-        assert_eq!(packet.source.is_v4(), packet.destination.is_v4());
     }
+    assert_eq!(packet.source.is_v4(), packet.destination.is_v4(), "{packet:?}");
 }
 
 #[cfg(fuzzing)]

@@ -58,7 +58,13 @@ pub(super) const fn is_no_host_v4(address: u32) -> bool {
 #[inline(always)]
 pub(super) const fn is_no_host_v6(address: Address) -> bool {
     let (high, low) = address.halves();
-    (high >> 56 == 0xff) | (high | low >> 48 == 0)
+    is_group_v6(address) | (high | low >> 48 == 0)
+}
+
+/// Multicast (RFC 4291 section 2.7).
+#[inline(always)]
+const fn is_group_v6(address: Address) -> bool {
+    address.halves().0 >> 56 == 0xff
 }
 
 /// See [`super::packet::parse`].
@@ -220,6 +226,14 @@ fn discovery(bytes: &[u8], packet: Packet) -> Result<Packet, Reason> {
     };
     if icmp[1] != 0 || packet.ttl != 255 {
         return Err(Reason::NeighborIgnored);
+    }
+    // A mapped IPv4 address would have the message taken for ARP from here on.
+    let (source, destination) = (packet.source, packet.destination);
+    if source != Address::UNSPECIFIED && is_no_host_v6(source) {
+        return Err(Reason::BadSource);
+    }
+    if is_no_host_v6(destination) && !is_group_v6(destination) {
+        return Err(Reason::NoService);
     }
     Ok(Packet { kind, ..packet })
 }

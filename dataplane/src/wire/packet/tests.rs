@@ -519,6 +519,25 @@ fn a_solicitation_and_an_advertisement_are_taken_from_a_neighbour_only() {
     assert_eq!(reason(&v6(60, &hidden, &[(7, 255)])), Reason::NeighborIgnored);
 }
 
+/// Such a one would be read as ARP, whose claims are signed by no checksum.
+#[test]
+fn neighbour_discovery_with_a_mapped_ipv4_address_is_refused() {
+    for kind in [135, 136] {
+        let mut good = solicitation();
+        good[54] = kind;
+        for (at, refused) in [(22, Reason::BadSource), (38, Reason::NoService)] {
+            let mut frame = good.clone();
+            frame[at..at + 16].copy_from_slice(&octets("::ffff:192.0.2.1"));
+            assert_eq!(reason(&frame), refused);
+        }
+        // Of duplicate address detection.
+        good[22..38].fill(0);
+        assert!(parse(&good).is_ok());
+        good[22..38].copy_from_slice(&octets("ff02::1"));
+        assert_eq!(reason(&good), Reason::BadSource);
+    }
+}
+
 #[test]
 fn an_arp_request_and_a_reply_are_taken_and_nothing_else_of_arp() {
     let mut reply = arp();
