@@ -94,6 +94,14 @@ pub(crate) struct Quiet {
     pub(crate) contended: bool,
 }
 
+impl Quiet {
+    /// In words, who had the time that was missing.
+    pub(crate) fn takers(&self) -> String {
+        let (lost, stolen) = (self.lost * 100.0, self.stolen * 100.0);
+        format!("others had {lost:.0} %, the hypervisor {stolen:.0} %")
+    }
+}
+
 impl Watch {
     /// From now on, on the core that this thread is pinned to.
     pub(crate) fn start(core: usize) -> Self {

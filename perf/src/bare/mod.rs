@@ -255,7 +255,7 @@ fn quietly(
     for attempt in 1.. {
         let (sample, quiet) = measure(sheet)?;
         if quiet.contended && attempt < ATTEMPTS && clock::now() < until {
-            say(&format!("void, others had {:.0} % of the core: once more", quiet.lost * 100.0));
+            say(&format!("void, {}: once more", quiet.takers()));
             continue;
         }
         sheet.quiets.push(quiet);

@@ -147,7 +147,7 @@ fn one(lab: &Lab, options: &Options, sheet: &mut Sheet, case: &Case) {
         attempt += 1;
         match turn::turn(lab, options, case) {
             Ok(seen) if seen.quiet.contended && !last && !options.smoke => {
-                say(&format!("void, others had {:.0} %: once more", seen.quiet.lost * 100.0));
+                say(&format!("void, {}: once more", seen.quiet.takers()));
             }
             Ok(seen) => {
                 say(&show::round(&seen.round));

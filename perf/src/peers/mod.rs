@@ -146,7 +146,7 @@ impl Sheet {
             let found = measure()?;
             let quiet = watch.finish(usage::running(lab)?);
             if quiet.contended && attempt < ATTEMPTS {
-                say(&format!("void, others had {:.0} %: once more", quiet.lost * 100.0));
+                say(&format!("void, {}: once more", quiet.takers()));
                 attempt += 1;
                 continue;
             }

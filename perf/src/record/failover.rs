@@ -112,6 +112,13 @@ pub(crate) struct FailoverRound {
     pub(crate) contended: bool,
 }
 
+impl FailoverRound {
+    /// Share of the connections that lived on.
+    pub(crate) fn share_alive(&self) -> f64 {
+        self.alive as f64 / self.opened.max(1) as f64
+    }
+}
+
 /// New connections at a high rate, and when the peer had acknowledged them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ReplicationRound {
@@ -179,8 +186,7 @@ impl FailoverRow {
 
     /// The least share of connections that any round left alive.
     pub(crate) fn least_alive(&self) -> Option<f64> {
-        let shares = self.rounds.iter().map(|r| r.alive as f64 / r.opened.max(1) as f64);
-        shares.reduce(f64::min)
+        self.rounds.iter().map(FailoverRound::share_alive).reduce(f64::min)
     }
 
     /// TCP resets of all rounds.

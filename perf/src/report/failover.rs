@@ -6,7 +6,7 @@ use super::chart::{Bar, Bars};
 use super::number::{median, percent, si, significant, time};
 use super::promise::Line;
 use super::{Charts, Table, missing, notes, show, source, sources};
-use crate::record::{Failover, FailoverRow, Measured, Record, Scenario, Spread};
+use crate::record::{Failover, FailoverRound, FailoverRow, Measured, Record, Scenario, Spread};
 
 /// Milliseconds without service after a power-off, by the times of the heartbeat.
 const SILENCE: [(&str, f64); 2] = [("default", 300.0), ("tuned", 100.0)];
@@ -87,25 +87,46 @@ fn living(records: &[Record]) -> Line {
         si(CONNECTIONS as f64)
     );
     let rows = promised(records, Scenario::PowerOff);
-    let least = rows.iter().filter_map(|row| row.least_alive()).reduce(f64::min);
-    let Some(least) = least else { return Line::missing(what) };
+    let Some((least, measured)) = alive(&rows) else { return Line::missing(what) };
     let contended = rows.iter().any(|row| row.contended());
-    let measured = format!("{:.3} % in the worst round", least * 100.0);
     Line { what, measured, kept: Some(least >= ALIVE), contended }
+}
+
+/// The least share that lived on, of the quiet rounds if there are any, and in words of all rounds. In a
+/// contended one packets are lost at its end as before it, which looks like a connection that is gone.
+fn alive(rows: &[&FailoverRow]) -> Option<(f64, String)> {
+    let least = |contended| {
+        let shares: Vec<_> = rows
+            .iter()
+            .flat_map(|row| &row.rounds)
+            .filter(|r| r.contended == contended)
+            .map(FailoverRound::share_alive)
+            .collect();
+        shares.iter().copied().reduce(f64::min).map(|least| (least, shares.len()))
+    };
+    let worst =
+        |(least, count)| format!("{} % alive in the worst of {}", exact(least), rounds(count));
+    match (least(false), least(true)) {
+        (Some(quiet), Some(other)) => {
+            let (quiet_words, other_words) = (worst(quiet), worst(other));
+            Some((quiet.0, format!("{quiet_words}; {other_words} in which others had the machine")))
+        }
+        (Some(only), None) | (None, Some(only)) => Some((only.0, worst(only))),
+        (None, None) => None,
+    }
 }
 
 fn whole(records: &[Record], scenario: Scenario) -> Line {
     let count = si(CONNECTIONS as f64);
     let what = format!("{}: 0 of {count} connections reset, all live on", scenario.words());
     let rows = promised(records, scenario);
-    let least = rows.iter().filter_map(|row| row.least_alive()).reduce(f64::min);
-    let Some(least) = least else { return Line::missing(what) };
+    let Some((least, living)) = alive(&rows) else { return Line::missing(what) };
     let resets: u64 = rows.iter().map(|row| row.resets()).sum();
     let silence = Spread::of(rows.iter().flat_map(|r| &r.rounds).map(|r| r.silence_ms));
     let silence = silence.map_or_else(String::new, |s| {
         format!("; without service {} in the middle, {} at most", ms(s.p50), ms(s.max))
     });
-    let measured = format!("{resets} resets, {} % alive in the worst round{silence}", exact(least));
+    let measured = format!("{resets} resets, {living}{silence}");
     let contended = rows.iter().any(|row| row.contended());
     Line { what, measured, kept: Some(resets == 0 && least >= 1.0), contended }
 }
@@ -287,7 +308,7 @@ pub(super) mod tests {
     use super::super::Page;
     use super::super::tests::record;
     use super::*;
-    use crate::record::{BulkRound, FailoverRound, ReplicationRound};
+    use crate::record::{BulkRound, ReplicationRound};
 
     fn row(system: &str, scenario: Scenario, times: &str, silences: &[f64]) -> FailoverRow {
         let round = |silence_ms: &f64| FailoverRound {
@@ -353,6 +374,22 @@ pub(super) mod tests {
             page.text.contains("keepalived, nftables (default) takes 16.4 times as long as xvip")
         );
         assert!(page.charts["failover-pair.svg"].contains("keepalived: power-off"));
+    }
+
+    #[test]
+    fn connections_are_counted_in_quiet_rounds_and_the_others_are_told() {
+        let mut record = made_up();
+        let Measured::Failover(found) = &mut record.measured else { panic!("a pair") };
+        let row = found.rows.iter_mut().find(|r| r.scenario == Scenario::Switchover).unwrap();
+        let void = FailoverRound { contended: true, alive: 90_000, ..row.rounds[0] };
+        row.rounds.push(void);
+        let page = Page::of(&[record]).unwrap();
+        let line = page.text.lines().find(|l| l.contains("switchover: 0 of 100 k")).unwrap();
+        assert!(
+            line.contains("100 % alive in the worst of one round; 90.000 % alive in"),
+            "{line}"
+        );
+        assert!(line.ends_with("| yes (contended) |"), "{line}");
     }
 
     #[test]

@@ -176,8 +176,7 @@ fn attempt(
     let shown = show::name(&case);
     let mut outcome = first.with_context(|| shown.clone())?;
     if outcome.quiet.contended {
-        let lost = outcome.quiet.lost * 100.0;
-        say(&format!("{shown}: void, others had {lost:.0} % of the core: once more"));
+        say(&format!("{shown}: void, {}: once more", outcome.quiet.takers()));
         outcome = trial::run(lab, setting, &case).context(shown)?;
     }
     outcome.notes.extend(note);
@@ -199,10 +198,7 @@ fn recorded(options: &Options, outcomes: &[(Case, Outcome)]) -> anyhow::Result<R
             record.notes.push(format!("{}: {note}", show::name(case)));
         }
         if outcome.quiet.contended {
-            let lost = outcome.quiet.lost * 100.0;
-            record
-                .notes
-                .push(format!("{}: void, others had {lost:.0} % of the core", show::name(case)));
+            record.notes.push(format!("{}: void, {}", show::name(case), outcome.quiet.takers()));
         }
     }
     if let Some(directory) = &options.record {
