@@ -146,7 +146,7 @@ fn arp(body: &[u8; 28]) -> Result<Request, Reason> {
     })
 }
 
-/// The checks of RFC 4861 section 7.1.1; the hop limit and the code were the parser's.
+/// The checks of RFC 4861 section 7.1.1; the hop limit, the code and who can be a sender were the parser's.
 fn solicitation(message: &[u8], packet: &Packet, mac: Mac) -> Result<Request, Reason> {
     let (sender, group) = (packet.source, packet.destination);
     let fixed: &[u8; 24] = message.first_chunk().ok_or(Reason::Malformed)?;
@@ -160,8 +160,6 @@ fn solicitation(message: &[u8], packet: &Packet, mac: Mac) -> Result<Request, Re
         if option.is_some() || group.bits() >> 24 != SOLICITED_NODE >> 24 {
             return Err(Reason::NeighborIgnored);
         }
-    } else if walk::is_no_host_v6(sender) {
-        return Err(Reason::BadSource);
     }
     if walk::is_no_host_v6(target) {
         return Err(Reason::NeighborIgnored);

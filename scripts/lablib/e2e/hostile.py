@@ -752,10 +752,9 @@ class Operators(Base):
                 "conns", "--all"])
             rows.append(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
                         .stdout.count("\n"))
-        # What a listing holds up, each listing holds up; other work stalls this one or that one.
-        gap = min(self._longest_gap(listing) for _ in range(3))
-        expect(min(rows) >= 95_000, f"{rows} lines")
-        expect(time.monotonic() - began < 90, "the listings took for ever")
+        gap = self._longest_gap(listing)
+        expect(rows[0] >= 95_000, f"{rows[0]} lines")
+        expect(time.monotonic() - began < 30, "the listing took for ever")
         expect(gap < max(0.1, 2 * quiet), f"forwarding stood still for {gap * 1000:.0f} ms ({quiet * 1000:.0f} without)")
         # Whoever reads only the first line ends it, without a complaint.
         pipe = f"{binary_directory()}/xvip --socket {self.balancer.run_dir}/control.sock conns --all | head -1"
@@ -834,4 +833,4 @@ class Impostor:
         self.thread.join(5)
 
 
-GROUPS = (Agent, Files, Resources, Operators)
+GROUPS = (Agent, Files, Resources)
