@@ -72,6 +72,13 @@ class Process:
             self.popen.wait(5)
             return None
 
+    def end_group(self):
+        """Kills it with all that it started, such as what a shell runs just now: that would live on, and
+        a client among them would go on asking whoever has the address next."""
+        if self.alive():
+            os.killpg(self.pid, signal.SIGKILL)
+            self.popen.wait(5)
+
     def tail(self, lines=15):
         """The last lines it wrote, for error messages."""
         try:

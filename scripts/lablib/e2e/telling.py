@@ -338,7 +338,7 @@ class Telling(Group):
             while :; do curl -s -o /dev/null --max-time 2 http://{url_host(VIP)}/page.html; done"""])
         rows = self.balancer.ask("top", "--batch", "1", "--interval", "3s")
         text = self.balancer.xvip("top", "--once", "--filter", "web").stdout
-        busy.end()
+        busy.end_group()
         expect(time.monotonic() >= stop - 1, "too fast")
         expect(rows[0]["service"]["conns"] > 1 and rows[0]["service"]["bits_out"] > 1000, str(rows))
         expect([r["state"] for r in rows[0]["reals"]] == ["up"] * 3, str(rows))
