@@ -14,6 +14,7 @@ mod decide;
 mod group;
 mod handover;
 mod peer;
+pub mod survey;
 mod verify;
 mod world;
 pub mod machine;

@@ -373,6 +373,25 @@ class Pair(PairGroup):
         self._one_owner_throughout(claims, active.name)
         self.pair.settled()
 
+    @own_balancer
+    def a_router_that_sends_elsewhere_after_a_takeover_is_named_until_it_does_not(self):
+        """Nobody else is there who could say it: the other node is dead. No announcement changes its entry."""
+        self.start(Settings(pings=OUTSIDE))
+        active = self.pair.active()
+        last = active.other
+        wait.until(lambda: ROUTER in (active.ha()["groups"][0]["verified_by"] or ""), "the router is asked", 5)
+        mac = self.net.mac(active.name, "front0")
+        self.net.batch("switch-a", [f"neigh replace {NAT.vip} lladdr {mac} dev front nud permanent"])
+        self.pair.power_off(active.name)
+        self.pair.wait_owner(last.name, "after the power-off", 5)
+        wait.until(lambda: last.verification() == "degraded", "it is degraded", 5)
+        expect(ROUTER in last.why() and f"from {NAT.vip}" in last.why(), f"the router is not named:\n{last.why()}")
+        self.net.batch("switch-a", [f"neigh del {NAT.vip} dev front"])
+        wait.until(lambda: last.verification() == "verified", "it is verified", 15)
+        expect(ROUTER in last.ha()["groups"][0]["verified_by"], f"{last.ha()['groups']}")
+        self.pair.power_on(active.name)
+        self.pair.settled()
+
     # -- what the standby knows -------------------------------------------------------------------
 
     def datagrams_of_a_flow_stay_with_their_server_over_a_switchover(self):

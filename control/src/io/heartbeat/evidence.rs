@@ -4,19 +4,22 @@
 //! A thread of normal priority with its own session on the agent socket. It may wait; the heartbeat
 //! does not wait for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use dataplane_api::message::{LINE_MAX, RESOLVE_MAX, Reply, Request, Resolution, Status};
+use dataplane_api::message::{LINE_MAX, RESOLVE_MAX, Reply, Request, Status};
 
-use super::{Mail, Order, boottime};
-use crate::failover::exchange::{Nanos, Standing, TESTIMONY_MACS, Testimony};
-use crate::failover::settings::Group;
+use super::arrival::{judge, testimony};
+use super::{Mail, Order, boottime, echo, random};
+use crate::failover::exchange::{Nanos, Standing, Testimony};
+use crate::failover::settings::{Group, Settings};
+use crate::failover::survey::Survey;
 
 /// How often the data plane is looked at, and how often as long as it is not ready.
 const PERIOD: (Nanos, Nanos) = (250_000_000, 20_000_000);
@@ -34,14 +37,22 @@ const RATE_MIN: u32 = 10;
 /// Something to be looked up.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// What there is to look at.
-    Groups(Vec<Group>),
+    /// What there is to look at, and who may be asked about it.
+    Scene { groups: Vec<Group>, neighbours: Vec<IpAddr> },
     /// Who answers for the addresses of a group.
     Resolve { group: Arc<str>, ticket: u32 },
     /// Whether the group has arrived.
     Verify { group: Arc<str>, epoch: u64, testimony: Option<Testimony>, rate: Option<u32> },
     /// How replication stands is to be had there.
     Replication(Option<Source>),
+}
+
+impl Job {
+    /// What these settings say.
+    pub(super) fn scene(settings: &Settings) -> Self {
+        let neighbours = settings.pings.iter().flat_map(|ping| ping.addresses.clone()).collect();
+        Self::Scene { groups: settings.groups.clone(), neighbours }
+    }
 }
 
 /// Says how replication stands.
@@ -80,6 +91,7 @@ pub(super) struct Watcher {
     session: Option<BufReader<UnixStream>>,
     mail: Mail,
     groups: Vec<Group>,
+    neighbours: Vec<IpAddr>,
     ready: bool,
     /// Packets of each group when they were last counted.
     counted: BTreeMap<String, (u64, Nanos)>,
@@ -96,6 +108,7 @@ impl Watcher {
             session: None,
             mail,
             groups: Vec::new(),
+            neighbours: Vec::new(),
             ready: false,
             counted,
             arriving,
@@ -113,8 +126,8 @@ impl Watcher {
             let wait = if self.replication.is_some() { wait.min(STANDING) } else { wait };
             let wait = Duration::from_nanos(wait);
             match jobs.recv_timeout(wait) {
-                Ok(Job::Groups(groups)) => {
-                    self.groups = groups;
+                Ok(Job::Scene { groups, neighbours }) => {
+                    (self.groups, self.neighbours) = (groups, neighbours);
                     self.ready = false;
                     due = 0;
                 }
@@ -242,7 +255,8 @@ impl Watcher {
         self.arriving.remove(&group);
         let status = self.status();
         let result = status.and_then(|status| {
-            let words = judge(&status, &group, epoch, testimony)?;
+            let neighbours = || self.neighbours(&status, &group);
+            let words = judge(&status, &group, epoch, testimony, neighbours)?;
             let packets = status.groups.iter().find(|g| *g.name == *group).map_or(0, |g| g.packets);
             Ok((words, packets))
         });
@@ -255,6 +269,20 @@ impl Watcher {
                 let result = result.map(|(words, _)| words);
                 self.mail.send(Order::Verified { group, epoch, result });
             }
+        }
+    }
+
+    /// Which of the neighbours send to us what is for the addresses of a group.
+    fn neighbours(&self, status: &Status, group: &str) -> Result<Option<String>, String> {
+        let Some(group) = self.groups.iter().find(|g| g.name == group) else { return Ok(None) };
+        let addresses: Vec<_> = group.addresses.iter().chain(&group.gateways).copied().collect();
+        let links = echo::links(&status.interfaces.iter().map(|i| i.name.as_str()).collect());
+        let cookie = random().map_err(|e| e.to_string())?;
+        let mut survey = Survey::new(cookie, &links, &addresses, self.neighbours.iter().copied());
+        match echo::carry_out(&mut survey) {
+            Ok(()) => survey.verdict(),
+            // No evidence against us.
+            Err(error) => Ok(Some(format!("{error:#}"))),
         }
     }
 
@@ -294,148 +322,4 @@ fn talk(session: &mut BufReader<UnixStream>, request: &Request) -> Result<Reply,
         return Err("the data plane closed the session".to_owned());
     }
     serde_json::from_slice(&reply).map_err(|e| e.to_string())
-}
-
-fn testimony(asked: usize, answers: &[Resolution]) -> Testimony {
-    let macs: BTreeSet<[u8; 6]> = answers.iter().filter_map(|a| mac(&a.mac)).collect();
-    let answered: BTreeSet<_> = answers.iter().map(|a| a.address).collect();
-    let short = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
-    Testimony {
-        macs: macs.into_iter().take(TESTIMONY_MACS).collect(),
-        silent: short(asked.saturating_sub(answered.len())),
-        asked: short(asked),
-    }
-}
-
-fn mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
-    }
-    parts.next().is_none().then_some(mac)
-}
-
-fn show(mac: &[u8; 6]) -> String {
-    mac.map(|b| format!("{b:02x}")).join(":")
-}
-
-/// Whether the group has arrived, as far as can be seen at once: what was seen, or what is missing.
-fn judge(
-    status: &Status,
-    group: &str,
-    epoch: u64,
-    testimony: Option<&Testimony>,
-) -> Result<String, String> {
-    let lease = status.groups.iter().find(|g| g.name == group);
-    match lease {
-        None => return Err("the data plane does not know the group".to_owned()),
-        Some(g) if g.lease_ms == 0 || g.epoch != epoch => {
-            return Err("the data plane does not answer for it yet".to_owned());
-        }
-        Some(_) => {}
-    }
-    for interface in &status.interfaces {
-        if !interface.attached || interface.link != "up" {
-            let why =
-                interface.problem.clone().unwrap_or_else(|| format!("link {}", interface.link));
-            return Err(format!("interface {} carries nothing: {why}", interface.name));
-        }
-    }
-    let count = status.interfaces.len();
-    let own = format!("{count} of {count} interfaces attached");
-    let Some(testimony) = testimony.filter(|t| t.asked > 0) else {
-        return Ok(format!("{own}; there is nobody to ask who answers for the addresses"));
-    };
-    let ours: BTreeSet<[u8; 6]> = status.interfaces.iter().filter_map(|i| mac(&i.mac)).collect();
-    if let Some(other) = testimony.macs.iter().find(|m| !ours.contains(*m)) {
-        return Err(format!(
-            "the other node sees {} answer for its addresses, which is none of our interfaces",
-            show(other)
-        ));
-    }
-    if testimony.silent > 0 {
-        let (silent, asked) = (testimony.silent, testimony.asked);
-        return Err(format!(
-            "the other node hears nobody answer for {silent} of its {asked} addresses"
-        ));
-    }
-    Ok(format!("{own}; the other node sees us answer for all addresses"))
-}
-
-#[cfg(test)]
-mod tests {
-    use dataplane_api::message::{GroupStatus, InterfaceStatus};
-
-    use super::*;
-
-    fn status() -> Status {
-        let interface = |name: &str, mac: &str| InterfaceStatus {
-            name: name.into(),
-            link: "up".into(),
-            attached: true,
-            mac: mac.into(),
-            ..InterfaceStatus::default()
-        };
-        let group =
-            GroupStatus { name: "web".into(), lease_ms: 90, epoch: 7, ..GroupStatus::default() };
-        Status {
-            interfaces: vec![
-                interface("eth0", "02:00:00:00:00:01"),
-                interface("eth1", "02:00:00:00:00:02"),
-            ],
-            groups: vec![group],
-            ..Status::default()
-        }
-    }
-
-    fn heard(macs: &[&str], silent: u8) -> Testimony {
-        Testimony { macs: macs.iter().map(|m| mac(m).unwrap()).collect(), silent, asked: 2 }
-    }
-
-    #[test]
-    fn a_takeover_is_good_when_every_interface_carries_it_and_the_peer_sees_us_answer() {
-        let good = heard(&["02:00:00:00:00:02"], 0);
-        let said = judge(&status(), "web", 7, Some(&good)).unwrap();
-        assert!(said.contains("2 of 2 interfaces") && said.contains("sees us"), "{said}");
-        assert!(judge(&status(), "web", 7, None).unwrap().contains("nobody to ask"));
-        let cannot = Testimony::default();
-        assert!(judge(&status(), "web", 7, Some(&cannot)).unwrap().contains("nobody to ask"));
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        let bad = |status: &Status, epoch, testimony: &Testimony| {
-            judge(status, "web", epoch, Some(testimony)).unwrap_err()
-        };
-        let good = heard(&["02:00:00:00:00:02"], 0);
-        assert!(bad(&status(), 8, &good).contains("not answer for it yet"));
-        let stranger = heard(&["02:00:00:00:00:01", "02:00:00:00:00:99"], 0);
-        assert!(bad(&status(), 7, &stranger).contains("02:00:00:00:00:99"));
-        assert!(bad(&status(), 7, &heard(&[], 1)).contains("1 of its 2 addresses"));
-        let mut down = status();
-        down.interfaces[1].attached = false;
-        down.interfaces[1].problem = Some("no such device".into());
-        let said = bad(&down, 7, &good);
-        assert!(said.contains("eth1") && said.contains("no such device"), "{said}");
-        assert!(judge(&status(), "mail", 7, None).is_err());
-    }
-
-    #[test]
-    fn a_testimony_counts_addresses_and_voices() {
-        let answer = |address: [u8; 4], mac: &str| Resolution {
-            address: address.into(),
-            interface: "eth0".into(),
-            mac: mac.into(),
-        };
-        let answers = [
-            answer([192, 0, 2, 1], "02:00:00:00:00:01"),
-            answer([192, 0, 2, 1], "02:00:00:00:00:01"),
-            answer([192, 0, 2, 2], "02:00:00:00:00:03"),
-        ];
-        let found = testimony(3, &answers);
-        assert_eq!((found.asked, found.silent, found.macs.len()), (3, 1, 2));
-        assert_eq!(mac("02:00:00:00:00"), None);
-        assert_eq!(mac("02:00:00:00:00:0g"), None);
-    }
 }

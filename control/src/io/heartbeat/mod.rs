@@ -5,6 +5,8 @@
 //! else: no file, no lock, no other thread. What it has to look up at leisure goes to a second thread
 //! ([`evidence`]). The main loop talks with it by messages both ways.
 
+mod arrival;
+mod echo;
 mod evidence;
 mod lease;
 mod path;

@@ -86,7 +86,7 @@ impl Thread {
         let (granted, warnings) = realtime::ask();
         (self.shown.realtime, self.shown.locked) = (granted.realtime, granted.locked);
         self.shown.warnings = warnings;
-        let _ = self.jobs.send(Job::Groups(self.settings.groups.clone()));
+        let _ = self.jobs.send(Job::scene(&self.settings));
         while !self.ended {
             let woken = self.wait();
             let now = boottime();
@@ -188,7 +188,7 @@ impl Thread {
         self.agent.tune(patience, ping);
         self.evidence.pings_wanted = u8::try_from(settings.pings.len()).unwrap_or(u8::MAX);
         self.evidence.pings = self.evidence.pings.min(self.evidence.pings_wanted);
-        let _ = self.jobs.send(Job::Groups(settings.groups.clone()));
+        let _ = self.jobs.send(Job::scene(&settings));
         alike.differs(self.alike.is_different(), random().unwrap_or(1), boottime());
         (self.alike, self.settings) = (alike, settings);
         self.inputs.push_back(Input::Settings(Box::new(setup)));
@@ -231,7 +231,7 @@ impl Thread {
                     // Whoever answers next may be another process, which knows no groups yet.
                     self.ready = false;
                     self.liveness();
-                    let _ = self.jobs.send(Job::Groups(self.settings.groups.clone()));
+                    let _ = self.jobs.send(Job::scene(&self.settings));
                 }
                 Said::Leased(group, epoch) => {
                     self.inputs.push_back(Input::Leased { group, epoch });
