@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::Path;
 
 use control::config::{self, Errors, Machine, SHOWN_MAX};
@@ -121,6 +122,10 @@ fn each_node_of_a_pair_reads_the_same_file_from_its_side() {
     assert_eq!(times, [50, 100, 200, 3000]);
     let groups: Vec<_> = a.groups.iter().map(|g| (&*g.name, g.addresses.len())).collect();
     assert_eq!(groups, [("web", 2), ("mail", 1)], "what no group names belongs to the first");
+    let asked = |s: &Settings| s.pings.iter().flat_map(|p| p.asked.clone()).collect::<Vec<_>>();
+    let known: [IpAddr; 2] = [[192, 0, 2, 1].into(), [10, 9, 0, 2].into()];
+    assert_eq!(asked(&a), known[..1], "no real server, not the other node, nobody who is excused");
+    assert_eq!(asked(&b), known);
     let snapshot = plan(&one);
     assert_eq!(snapshot.groups.len(), 2);
     assert_eq!(snapshot.groups[0].gateways, a.groups[0].gateways);
@@ -247,6 +252,8 @@ name = "eth0"
 [[service]]
 name = "web"
 listen = ["192.0.2.10:80", "192.0.2.11:80", "192.0.2.12:25"]
+forwarding = "direct"
+real = [{ address = "192.0.2.21" }]
 [ha]
 nodes = ["lb1", "lb2"]
 key = [{ id = 1, file = "/etc/xvip/ha.key" }]
@@ -257,6 +264,10 @@ path = [
 group = [
   { name = "web", prefer = "lb1", addresses = "192.0.2.10", gateways = "10.0.1.254" },
   { name = "mail", prefer = "lb2", addresses = "192.0.2.12" },
+]
+ping = [
+  { addresses = ["192.0.2.1", "192.0.2.21", "10.9.0.2"] },
+  { addresses = "192.0.2.2", answers_vips = false },
 ]
 "#;
 const SEED: &str = include_str!("config/services.toml");

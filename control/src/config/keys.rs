@@ -219,7 +219,7 @@ pub const HA_KEY: &[&str] = &["id", "file"];
 /// `[[ha.path]]`, beside the names of the nodes
 pub const HA_PATH: &[&str] = &["type", "name", "interface", "group", "baud"];
 /// `[[ha.ping]]`
-pub const HA_PING: &[&str] = &["name", "addresses", "interval", "timeout", "fall"];
+pub const HA_PING: &[&str] = &["name", "addresses", "interval", "timeout", "fall", "answers_vips"];
 /// `[ha.fencing]`
 pub const HA_FENCING: &[&str] = &["command", "timeout"];
 /// `[ha.replication]`, beside the names of the nodes

@@ -146,6 +146,8 @@ pub struct Ping {
     pub name: String,
     /// One of these must answer.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that are asked after a takeover whether they send to whoever owns a VIP.
+    pub asked: Vec<IpAddr>,
     /// Time between two pings of each.
     pub interval: Duration,
     /// How long to wait for an answer.

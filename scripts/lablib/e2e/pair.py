@@ -10,7 +10,7 @@ from .. import pair, topology
 from ..clients import Claims, Watcher
 from ..methods import echo
 from ..pair import METHODS, NODES, ROUTER, Settings
-from .support import BACK, HTTP, V4, Downloads, Group, expect, own_balancer, wait, web
+from .support import BACK, HTTP, V4, V6, Downloads, Group, expect, own_balancer, wait, web
 
 NAT, NAT6, FULLNAT, DIRECT = METHODS
 QUICK = 1.0  # seconds within which service must be back; the distribution is measured elsewhere
@@ -19,6 +19,7 @@ APART = (
     {"name": "two", "prefer": "lb2", "addresses": [DIRECT.vip]},
 )
 TWO = (NAT, NAT6, DIRECT)  # local addresses of full NAT cannot be divided between groups
+ROUTER6 = topology.address(1, 254, V6)
 OUTSIDE = ({"name": "router", "addresses": [ROUTER], "interval": "100ms", "timeout": "80ms", "fall": 3},)
 
 
@@ -376,10 +377,14 @@ class Pair(PairGroup):
     @own_balancer
     def a_router_that_sends_elsewhere_after_a_takeover_is_named_until_it_does_not(self):
         """Nobody else is there who could say it: the other node is dead. No announcement changes its entry."""
-        self.start(Settings(pings=OUTSIDE))
+        self.net.batch("switch-a", [f"addr replace {ROUTER6}/64 dev front"])
+        self.start(Settings(pings=(*OUTSIDE, {**OUTSIDE[0], "name": "router6", "addresses": [ROUTER6]})))
         active = self.pair.active()
         last = active.other
-        wait.until(lambda: ROUTER in (active.ha()["groups"][0]["verified_by"] or ""), "the router is asked", 5)
+        def asked(node):
+            said = node.ha()["groups"][0]["verified_by"] or ""
+            return ROUTER in said and ROUTER6 in said
+        wait.until(lambda: asked(active), "both routers are asked", 5)
         mac = self.net.mac(active.name, "front0")
         self.net.batch("switch-a", [f"neigh replace {NAT.vip} lladdr {mac} dev front nud permanent"])
         self.pair.power_off(active.name)
@@ -388,7 +393,7 @@ class Pair(PairGroup):
         expect(ROUTER in last.why() and f"from {NAT.vip}" in last.why(), f"the router is not named:\n{last.why()}")
         self.net.batch("switch-a", [f"neigh del {NAT.vip} dev front"])
         wait.until(lambda: last.verification() == "verified", "it is verified", 15)
-        expect(ROUTER in last.ha()["groups"][0]["verified_by"], f"{last.ha()['groups']}")
+        expect(asked(last), f"{last.ha()['groups']}")
         self.pair.power_on(active.name)
         self.pair.settled()
 

@@ -67,7 +67,8 @@ impl Around<'_> {
         vips.chain(self.local.addresses.iter().copied()).collect()
     }
 
-    fn is_real(&self, address: IpAddr) -> bool {
+    /// Whether it is one of a real server.
+    pub(super) fn is_real(&self, address: IpAddr) -> bool {
         self.services.iter().any(|p| p.service.all_reals().any(|r| r.address == address))
     }
 }

@@ -2,6 +2,7 @@
 
 mod group;
 mod path;
+mod ping;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,9 +16,9 @@ use super::error::{Error, Sink, printable};
 use super::read::{At, Section};
 use super::service::Placed;
 use super::suggest::nearest;
-use super::{Node, checked_name, keys};
+use super::{Node, keys};
 use crate::failover::settings::{
-    Auth, AuthMode, Failback, Fencing, KeyFile, Ping, Replication, Settings,
+    Auth, AuthMode, Failback, Fencing, KeyFile, Replication, Settings,
 };
 use crate::seal::Keyring;
 
@@ -25,10 +26,6 @@ use crate::seal::Keyring;
 const KEYS_MAX: usize = 8;
 /// Longest `deadtime`: the data plane takes no lease that is longer.
 const DEADTIME_MAX: Duration = Duration::from_secs(60);
-/// Most ping targets.
-const PINGS_MAX: usize = 16;
-/// Most addresses of one ping target.
-const PING_ADDRESSES_MAX: usize = 16;
 
 /// Keys as they were read; none before that.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +84,7 @@ pub(super) fn read(top: &Section<'_>, around: &Around<'_>, sink: &mut Sink) -> O
     ];
     let failback = s.choice("failback", &words, sink).unwrap_or_default();
     let auth = auth(&s, sink);
-    let pings = pings(&s, sink);
+    let mut pings = ping::read(&s, around, sink);
     let fencing = fencing(&s, sink);
     // Without names, what nodes are called like cannot be told from a slip.
     let names = names?;
@@ -95,6 +92,7 @@ pub(super) fn read(top: &Section<'_>, around: &Around<'_>, sink: &mut Sink) -> O
     let replication = replication(&s, names, around, sink);
     let groups = group::read(&s, names, around, sink);
     path::clashes(&paths, replication.as_ref(), &s, sink);
+    ping::leave_out_peer(&mut pings, &paths);
     Some(Settings {
         node: names.own.to_owned(),
         peer: names.peer.to_owned(),
@@ -242,38 +240,6 @@ fn file(s: &Section<'_>, key: &str, example: &str, sink: &mut Sink) -> Option<At
     let message = format!("`{}` is no absolute path", printable(path.value));
     sink.push(Error::new(path.span, message, format!("expected like {example}")));
     None
-}
-
-fn pings(s: &Section<'_>, sink: &mut Sink) -> Vec<Ping> {
-    let sections = s.sections("ping", "[[ha.ping]]", keys::HA_PING, sink);
-    if let Some(extra) = sections.get(PINGS_MAX) {
-        let message = format!("more than {PINGS_MAX} ping targets");
-        sink.push(Error::new(extra.span.clone(), message, "one too many"));
-    }
-    let mut seen: BTreeMap<String, std::ops::Range<usize>> = BTreeMap::new();
-    let mut pings = Vec::new();
-    for p in &sections {
-        p.require("addresses", "addresses = [\"192.0.2.1\"]", sink);
-        let addresses = addresses(p, "addresses", sink);
-        if let Some((_, span)) = addresses.get(PING_ADDRESSES_MAX) {
-            let message = format!("more than {PING_ADDRESSES_MAX} addresses");
-            sink.push(Error::new(span.clone(), message, "one too many"));
-        }
-        let Some((first, _)) = addresses.first() else { continue };
-        let name = checked_name(p, "name", sink);
-        let name = name.map_or_else(|| first.to_string(), |n| n.value.to_owned());
-        if let Some(other) = seen.insert(name.clone(), p.span.clone()) {
-            let message = format!("two ping targets are called `{name}`");
-            sink.push(Error::new(p.place("name"), message, "again").other(other, "first here"));
-        }
-        let interval = p.duration("interval", ms(100)..=ms(60_000), sink).unwrap_or(ms(500));
-        let timeout = p.duration("timeout", ms(10)..=ms(60_000), sink);
-        let timeout = timeout.unwrap_or_else(|| ms(300).min(interval));
-        let fall = p.integer("fall", 1..=255, sink).and_then(|n| u8::try_from(n).ok());
-        let addresses = addresses.into_iter().map(|(a, _)| a).collect();
-        pings.push(Ping { name, addresses, interval, timeout, fall: fall.unwrap_or(3) });
-    }
-    pings
 }
 
 /// Addresses with their places, each once.

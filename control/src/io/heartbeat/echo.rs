@@ -21,38 +21,45 @@ use crate::failover::exchange::Nanos;
 use crate::failover::survey::{Link, Survey};
 
 /// How often a ping is sent that is not answered, and how long an answer is waited for each time.
-const TRIES: u32 = 5;
-const WAIT: Nanos = 60_000_000;
+const TRIES: u32 = 4;
+const WAIT: Nanos = 50_000_000;
 /// Packets of others that come meanwhile wait there too.
 const BUFFER: usize = 1 << 20;
 /// As much of a packet as matters: what is cut off is longer than any answer to us.
 const PACKET: usize = 256;
 
-/// Sends a survey's pings and hears the answers, for 300 ms at most.
+/// Sends a survey's pings and hears the answers, for 200 ms at most.
 ///
 /// # Errors
-/// It may not: what to do about it.
+/// It cannot be done, and nothing is known: why.
 pub(super) fn carry_out(survey: &mut Survey) -> anyhow::Result<()> {
-    // A machine may have one family only.
     let mut ends: [Option<Ends>; 2] = [None, None];
-    for (to, _) in survey.packets() {
-        let ends = &mut ends[usize::from(to.is_ipv6())];
-        if ends.is_none() {
-            *ends = Some(Ends::open(to).context("to ask the neighbours, CAP_NET_RAW is needed")?);
-        }
-    }
-    for _ in 0..TRIES {
-        for (to, packet) in survey.packets() {
-            if let Some(ends) = &ends[usize::from(to.is_ipv6())] {
-                // What cannot be sent is not answered.
-                let _ = sendto(&ends.mouth, &packet, SendFlags::DONTWAIT, &SocketAddr::new(to, 0));
+    let begun = boottime();
+    for tries in 0..TRIES {
+        let mut problem = None;
+        survey.ask(tries, |to, packet| {
+            // A machine may have one family only.
+            let slot = &mut ends[usize::from(to.is_ipv6())];
+            if slot.is_none() {
+                match Ends::open(to) {
+                    Ok(ends) => *slot = Some(ends),
+                    Err(error) => problem = Some(error),
+                }
             }
+            let Some(ends) = slot else { return false };
+            sendto(&ends.mouth, packet, SendFlags::DONTWAIT, &SocketAddr::new(to, 0)).is_ok()
+        });
+        if let Some(error) = problem {
+            return Err(error).context("cannot ask the neighbours, which takes CAP_NET_RAW");
         }
-        let until = boottime().saturating_add(WAIT);
+        // A pause of the machine is no reason to go on asking in the name of a VIP.
+        let until = begun.saturating_add(WAIT * Nanos::from(tries + 1));
         loop {
-            let heard = ends.iter().flatten().all(|ends| ends.hear(survey));
+            for ends in ends.iter().flatten() {
+                ends.hear(survey).context("cannot hear the neighbours")?;
+            }
             let left = until.saturating_sub(boottime());
-            if survey.is_complete() || !heard {
+            if survey.is_settled(tries + 1) {
                 return Ok(());
             }
             if left == 0 {
@@ -62,6 +69,9 @@ pub(super) fn carry_out(survey: &mut Survey) -> anyhow::Result<()> {
             let mut fds: Vec<_> =
                 ends.iter().flatten().map(|ends| PollFd::new(&ends.ear, PollFlags::IN)).collect();
             let _ = poll(&mut fds, Some(&left));
+        }
+        if boottime() > begun.saturating_add(2 * WAIT * Nanos::from(TRIES)) {
+            anyhow::bail!("this node stood still while it asked the neighbours");
         }
     }
     Ok(())
@@ -83,13 +93,15 @@ impl Ends {
             IpAddr::V6(_) => (AddressFamily::INET6, eth::IPV6),
         };
         let ear = socket_with(AddressFamily::PACKET, SocketType::DGRAM, flags, Some(all))?;
-        let _ = sockopt::set_socket_recv_buffer_size(&ear, BUFFER);
+        if sockopt::set_socket_recv_buffer_size_force(&ear, BUFFER).is_err() {
+            let _ = sockopt::set_socket_recv_buffer_size(&ear, BUFFER);
+        }
         let mouth = socket_with(family, SocketType::RAW, flags, Some(ipproto::RAW))?;
         Ok(Self { ear, mouth })
     }
 
-    /// Hears what has come. False if nothing ever will.
-    fn hear(&self, survey: &mut Survey) -> bool {
+    /// Hears what has come.
+    fn hear(&self, survey: &mut Survey) -> nix::Result<()> {
         let mut buffer = [0; PACKET];
         // Others' packets are no reason to stay for ever.
         for _ in 0..4096 {
@@ -101,17 +113,20 @@ impl Ends {
                 }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
-                Err(_) => return false,
+                Err(error) => return Err(error),
             }
         }
-        true
+        Ok(())
     }
 }
 
 /// This node's addresses on those interfaces; none if they cannot be had.
 pub(super) fn links(interfaces: &BTreeSet<&str>) -> Vec<Link> {
     let Ok(all) = getifaddrs() else { return Vec::new() };
-    let ours = all.filter(|found| interfaces.contains(found.interface_name.as_str()));
+    // An IPv4 address may have a label behind the name: `eth0:1`.
+    let ours = all.filter(|found| {
+        found.interface_name.split(':').next().is_some_and(|name| interfaces.contains(name))
+    });
     ours.filter_map(|found| {
         let address = ip(&found.address?)?;
         let prefix = match ip(&found.netmask?)? {

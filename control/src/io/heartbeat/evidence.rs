@@ -34,6 +34,9 @@ const ARRIVAL: Nanos = 1_000_000_000;
 /// Packets a second that a peer must have had for their absence to mean something.
 const RATE_MIN: u32 = 10;
 
+/// For how long a neighbour is left alone that has answered nothing.
+const SILENT: Nanos = 5_000_000_000;
+
 /// Something to be looked up.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -50,7 +53,7 @@ pub(super) enum Job {
 impl Job {
     /// What these settings say.
     pub(super) fn scene(settings: &Settings) -> Self {
-        let neighbours = settings.pings.iter().flat_map(|ping| ping.addresses.clone()).collect();
+        let neighbours = settings.pings.iter().flat_map(|ping| ping.asked.clone()).collect();
         Self::Scene { groups: settings.groups.clone(), neighbours }
     }
 }
@@ -92,6 +95,8 @@ pub(super) struct Watcher {
     mail: Mail,
     groups: Vec<Group>,
     neighbours: Vec<IpAddr>,
+    /// Those of them that have answered nothing, until they are asked again: other groups wait for us.
+    silent: BTreeMap<IpAddr, Nanos>,
     ready: bool,
     /// Packets of each group when they were last counted.
     counted: BTreeMap<String, (u64, Nanos)>,
@@ -109,6 +114,7 @@ impl Watcher {
             mail,
             groups: Vec::new(),
             neighbours: Vec::new(),
+            silent: BTreeMap::new(),
             ready: false,
             counted,
             arriving,
@@ -253,7 +259,7 @@ impl Watcher {
         rate: Option<u32>,
     ) {
         self.arriving.remove(&group);
-        let status = self.status();
+        let (status, since) = (self.status(), boottime());
         let result = status.and_then(|status| {
             let neighbours = || self.neighbours(&status, &group);
             let words = judge(&status, &group, epoch, testimony, neighbours)?;
@@ -262,7 +268,6 @@ impl Watcher {
         });
         match (result, rate.filter(|rate| *rate >= RATE_MIN)) {
             (Ok((words, packets)), Some(rate)) => {
-                let since = boottime();
                 self.arriving.insert(group, Arriving { epoch, words, rate, packets, since });
             }
             (result, _) => {
@@ -273,14 +278,22 @@ impl Watcher {
     }
 
     /// Which of the neighbours send to us what is for the addresses of a group.
-    fn neighbours(&self, status: &Status, group: &str) -> Result<Option<String>, String> {
+    fn neighbours(&mut self, status: &Status, group: &str) -> Result<Option<String>, String> {
         let Some(group) = self.groups.iter().find(|g| g.name == group) else { return Ok(None) };
         let addresses: Vec<_> = group.addresses.iter().chain(&group.gateways).copied().collect();
         let links = echo::links(&status.interfaces.iter().map(|i| i.name.as_str()).collect());
-        let cookie = random().map_err(|e| e.to_string())?;
-        let mut survey = Survey::new(cookie, &links, &addresses, self.neighbours.iter().copied());
-        match echo::carry_out(&mut survey) {
-            Ok(()) => survey.verdict(),
+        let now = boottime();
+        self.silent.retain(|_, until| *until > now);
+        let others = self.neighbours.iter().filter(|n| !self.silent.contains_key(*n)).copied();
+        let outcome = random().map_err(anyhow::Error::from).and_then(|cookie| {
+            let mut survey = Survey::new(cookie, &links, &addresses, others);
+            echo::carry_out(&mut survey).map(|()| survey)
+        });
+        match outcome {
+            Ok(survey) => {
+                self.silent.extend(survey.silent().map(|n| (n, now.saturating_add(SILENT))));
+                survey.verdict()
+            }
             // No evidence against us.
             Err(error) => Ok(Some(format!("{error:#}"))),
         }
