@@ -92,7 +92,7 @@ pub(super) fn read(top: &Section<'_>, around: &Around<'_>, sink: &mut Sink) -> O
     let replication = replication(&s, names, around, sink);
     let groups = group::read(&s, names, around, sink);
     path::clashes(&paths, replication.as_ref(), &s, sink);
-    ping::leave_out_peer(&mut pings, &paths);
+    ping::leave_out_peer(&mut pings, &paths, replication.as_ref());
     Some(Settings {
         node: names.own.to_owned(),
         peer: names.peer.to_owned(),

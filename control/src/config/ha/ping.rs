@@ -8,7 +8,7 @@ use super::super::error::{Error, Sink};
 use super::super::read::Section;
 use super::super::{checked_name, keys};
 use super::{Around, addresses, ms};
-use crate::failover::settings::{Link, Path, Ping};
+use crate::failover::settings::{Link, Path, Ping, Replication};
 
 /// Most ping targets.
 const PINGS_MAX: usize = 16;
@@ -54,13 +54,17 @@ pub(super) fn read(s: &Section<'_>, around: &Around<'_>, sink: &mut Sink) -> Vec
 }
 
 /// The other node is not asked: while it serves its sorry page, the VIP is its own.
-pub(super) fn leave_out_peer(pings: &mut [Ping], paths: &[Path]) {
-    let theirs = |a: &IpAddr| {
-        paths
-            .iter()
-            .any(|path| matches!(path.link, Link::Unicast { remote, .. } if remote.ip() == *a))
-    };
+pub(super) fn leave_out_peer(
+    pings: &mut [Ping],
+    paths: &[Path],
+    replication: Option<&Replication>,
+) {
+    let mut theirs: Vec<IpAddr> = replication.map(|r| r.remote.ip()).into_iter().collect();
+    theirs.extend(paths.iter().filter_map(|path| match path.link {
+        Link::Unicast { remote, .. } => Some(remote.ip()),
+        Link::Multicast { .. } | Link::Serial { .. } => None,
+    }));
     for ping in pings {
-        ping.asked.retain(|address| !theirs(address));
+        ping.asked.retain(|address| !theirs.contains(address));
     }
 }

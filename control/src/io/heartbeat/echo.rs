@@ -31,12 +31,18 @@ const PACKET: usize = 256;
 /// Sends a survey's pings and hears the answers, for 200 ms at most.
 ///
 /// # Errors
-/// It cannot be done, and nothing is known: why.
+/// Nothing is known by it: why.
 pub(super) fn carry_out(survey: &mut Survey) -> anyhow::Result<()> {
     let mut ends: [Option<Ends>; 2] = [None, None];
+    let mut problem = None;
     let begun = boottime();
     for tries in 0..TRIES {
-        let mut problem = None;
+        let due = begun.saturating_add(WAIT * Nanos::from(tries));
+        // Nothing is said in the name of a VIP long after it was ours, and silence of a time in which
+        // this node stood still is none.
+        if boottime() > due.saturating_add(WAIT / 2) {
+            anyhow::bail!("this node stood still while it asked the neighbours");
+        }
         survey.ask(tries, |to, packet| {
             // A machine may have one family only.
             let slot = &mut ends[usize::from(to.is_ipv6())];
@@ -49,20 +55,12 @@ pub(super) fn carry_out(survey: &mut Survey) -> anyhow::Result<()> {
             let Some(ends) = slot else { return false };
             sendto(&ends.mouth, packet, SendFlags::DONTWAIT, &SocketAddr::new(to, 0)).is_ok()
         });
-        if let Some(error) = problem {
-            return Err(error).context("cannot ask the neighbours, which takes CAP_NET_RAW");
-        }
-        // A pause of the machine is no reason to go on asking in the name of a VIP.
-        let until = begun.saturating_add(WAIT * Nanos::from(tries + 1));
         loop {
             for ends in ends.iter().flatten() {
                 ends.hear(survey).context("cannot hear the neighbours")?;
             }
-            let left = until.saturating_sub(boottime());
-            if survey.is_settled(tries + 1) {
-                return Ok(());
-            }
-            if left == 0 {
+            let left = due.saturating_add(WAIT).saturating_sub(boottime());
+            if survey.is_settled(tries) || left == 0 {
                 break;
             }
             let left = Timespec { tv_sec: 0, tv_nsec: i64::try_from(left).unwrap_or(0) };
@@ -70,11 +68,16 @@ pub(super) fn carry_out(survey: &mut Survey) -> anyhow::Result<()> {
                 ends.iter().flatten().map(|ends| PollFd::new(&ends.ear, PollFlags::IN)).collect();
             let _ = poll(&mut fds, Some(&left));
         }
-        if boottime() > begun.saturating_add(2 * WAIT * Nanos::from(TRIES)) {
-            anyhow::bail!("this node stood still while it asked the neighbours");
+        if survey.is_settled(tries) {
+            break;
         }
     }
-    Ok(())
+    match problem {
+        Some(error) if survey.verdict() == Ok(None) => {
+            Err(error).context("cannot ask the neighbours, which takes CAP_NET_RAW")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The sockets of one family.

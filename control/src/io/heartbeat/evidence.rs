@@ -19,7 +19,7 @@ use super::arrival::{judge, testimony};
 use super::{Mail, Order, boottime, echo, random};
 use crate::failover::exchange::{Nanos, Standing, Testimony};
 use crate::failover::settings::{Group, Settings};
-use crate::failover::survey::Survey;
+use crate::failover::survey::{Survey, VIPS_MAX};
 
 /// How often the data plane is looked at, and how often as long as it is not ready.
 const PERIOD: (Nanos, Nanos) = (250_000_000, 20_000_000);
@@ -34,9 +34,6 @@ const ARRIVAL: Nanos = 1_000_000_000;
 /// Packets a second that a peer must have had for their absence to mean something.
 const RATE_MIN: u32 = 10;
 
-/// For how long a neighbour is left alone that has answered nothing.
-const SILENT: Nanos = 5_000_000_000;
-
 /// Something to be looked up.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -44,8 +41,14 @@ pub(super) enum Job {
     Scene { groups: Vec<Group>, neighbours: Vec<IpAddr> },
     /// Who answers for the addresses of a group.
     Resolve { group: Arc<str>, ticket: u32 },
-    /// Whether the group has arrived.
-    Verify { group: Arc<str>, epoch: u64, testimony: Option<Testimony>, rate: Option<u32> },
+    /// Whether the group has arrived; asked at that time.
+    Verify {
+        group: Arc<str>,
+        epoch: u64,
+        testimony: Option<Testimony>,
+        rate: Option<u32>,
+        asked: Nanos,
+    },
     /// How replication stands is to be had there.
     Replication(Option<Source>),
 }
@@ -95,8 +98,10 @@ pub(super) struct Watcher {
     mail: Mail,
     groups: Vec<Group>,
     neighbours: Vec<IpAddr>,
-    /// Those of them that have answered nothing, until they are asked again: other groups wait for us.
+    /// Those of them that answered nothing, and when: groups that waited meanwhile do not wait again.
     silent: BTreeMap<IpAddr, Nanos>,
+    /// From which of its addresses on each group is asked about next, if it has many.
+    cursors: BTreeMap<String, usize>,
     ready: bool,
     /// Packets of each group when they were last counted.
     counted: BTreeMap<String, (u64, Nanos)>,
@@ -115,6 +120,7 @@ impl Watcher {
             groups: Vec::new(),
             neighbours: Vec::new(),
             silent: BTreeMap::new(),
+            cursors: BTreeMap::new(),
             ready: false,
             counted,
             arriving,
@@ -141,7 +147,8 @@ impl Watcher {
                     let testimony = self.resolve(&group);
                     self.mail.send(Order::Resolved { group, ticket, testimony });
                 }
-                Ok(Job::Verify { group, epoch, testimony, rate }) => {
+                Ok(Job::Verify { group, epoch, testimony, rate, asked }) => {
+                    self.silent.retain(|_, found| *found > asked);
                     self.verify(group, epoch, testimony.as_ref(), rate);
                 }
                 Ok(Job::Replication(source)) => {
@@ -282,17 +289,20 @@ impl Watcher {
         let Some(group) = self.groups.iter().find(|g| g.name == group) else { return Ok(None) };
         let addresses: Vec<_> = group.addresses.iter().chain(&group.gateways).copied().collect();
         let links = echo::links(&status.interfaces.iter().map(|i| i.name.as_str()).collect());
-        let now = boottime();
-        self.silent.retain(|_, until| *until > now);
         let others = self.neighbours.iter().filter(|n| !self.silent.contains_key(*n)).copied();
+        let first = self.cursors.entry(group.name.clone()).or_default();
         let outcome = random().map_err(anyhow::Error::from).and_then(|cookie| {
-            let mut survey = Survey::new(cookie, &links, &addresses, others);
+            let mut survey = Survey::new(cookie, &links, &addresses, *first, others);
             echo::carry_out(&mut survey).map(|()| survey)
         });
         match outcome {
             Ok(survey) => {
-                self.silent.extend(survey.silent().map(|n| (n, now.saturating_add(SILENT))));
-                survey.verdict()
+                let now = boottime();
+                self.silent.extend(survey.silent().map(|neighbour| (neighbour, now)));
+                let verdict = survey.verdict()?;
+                // What is wrong with these is put right first.
+                *first = first.wrapping_add(VIPS_MAX);
+                Ok(verdict)
             }
             // No evidence against us.
             Err(error) => Ok(Some(format!("{error:#}"))),

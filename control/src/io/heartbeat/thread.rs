@@ -310,7 +310,8 @@ impl Thread {
             }
             Output::Fence => self.report(HaReport::Fence),
             Output::Verify { group, epoch, testimony, peer_rate: rate } => {
-                let _ = self.jobs.send(Job::Verify { group, epoch, testimony, rate });
+                let asked = boottime();
+                let _ = self.jobs.send(Job::Verify { group, epoch, testimony, rate, asked });
             }
             Output::Resolve { group, ticket } => {
                 let _ = self.jobs.send(Job::Resolve { group, ticket });
