@@ -69,7 +69,7 @@ struct Ping {
 }
 
 /// One neighbour, and what it is asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Asked {
     neighbour: IpAddr,
     /// From this node's own address; sent again as long as one of the others is.
@@ -139,7 +139,7 @@ impl Asked {
 }
 
 /// Pings to neighbours from an address of this node, and from VIPs in the same network.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Survey {
     /// Begins each payload, so that answers are known to be ours.
     cookie: u64,

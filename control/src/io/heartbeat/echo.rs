@@ -28,11 +28,26 @@ const BUFFER: usize = 1 << 20;
 /// As much of a packet as matters: what is cut off is longer than any answer to us.
 const PACKET: usize = 256;
 
-/// Sends a survey's pings and hears the answers, for 200 ms at most.
+/// How often it is begun anew if this node stands still meanwhile.
+const ATTEMPTS: u32 = 3;
+
+/// Sends a survey's pings and hears the answers, for 200 ms at most if this node does not stand still.
 ///
 /// # Errors
 /// Nothing is known by it: why.
 pub(super) fn carry_out(survey: &mut Survey) -> anyhow::Result<()> {
+    for _ in 0..ATTEMPTS {
+        let mut attempt = survey.clone();
+        if run(&mut attempt)? {
+            *survey = attempt;
+            return Ok(());
+        }
+    }
+    anyhow::bail!("this node stands still again and again while it asks the neighbours")
+}
+
+/// False if this node stood still meanwhile.
+fn run(survey: &mut Survey) -> anyhow::Result<bool> {
     let mut ends: [Option<Ends>; 2] = [None, None];
     let mut problem = None;
     let begun = boottime();
@@ -41,7 +56,7 @@ pub(super) fn carry_out(survey: &mut Survey) -> anyhow::Result<()> {
         // Nothing is said in the name of a VIP long after it was ours, and silence of a time in which
         // this node stood still is none.
         if boottime() > due.saturating_add(WAIT / 2) {
-            anyhow::bail!("this node stood still while it asked the neighbours");
+            return Ok(false);
         }
         survey.ask(tries, |to, packet| {
             // A machine may have one family only.
@@ -76,7 +91,7 @@ pub(super) fn carry_out(survey: &mut Survey) -> anyhow::Result<()> {
         Some(error) if survey.verdict() == Ok(None) => {
             Err(error).context("cannot ask the neighbours, which takes CAP_NET_RAW")
         }
-        _ => Ok(()),
+        _ => Ok(true),
     }
 }
 
