@@ -139,6 +139,13 @@ pub struct Group {
     pub gateways: Vec<IpAddr>,
 }
 
+impl Group {
+    /// Every address that somebody may ask for.
+    pub fn all(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().chain(&self.gateways).copied()
+    }
+}
+
 /// Something that a node with a working network reaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ping {

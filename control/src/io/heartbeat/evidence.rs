@@ -139,6 +139,7 @@ impl Watcher {
             let wait = Duration::from_nanos(wait);
             match jobs.recv_timeout(wait) {
                 Ok(Job::Scene { groups, neighbours }) => {
+                    self.cursors.retain(|name, _| groups.iter().any(|g| g.name == *name));
                     (self.groups, self.neighbours) = (groups, neighbours);
                     self.ready = false;
                     due = 0;
@@ -245,8 +246,7 @@ impl Watcher {
         let Some(group) = self.groups.iter().find(|g| g.name == group) else {
             return Testimony::default();
         };
-        let all = group.addresses.iter().chain(&group.gateways);
-        let addresses: Vec<_> = all.copied().take(RESOLVE_MAX).collect();
+        let addresses: Vec<_> = group.all().take(RESOLVE_MAX).collect();
         if addresses.is_empty() {
             return Testimony::default();
         }
@@ -286,8 +286,11 @@ impl Watcher {
 
     /// Which of the neighbours send to us what is for the addresses of a group.
     fn neighbours(&mut self, status: &Status, group: &str) -> Result<Option<String>, String> {
+        if self.neighbours.is_empty() {
+            return Ok(None);
+        }
         let Some(group) = self.groups.iter().find(|g| g.name == group) else { return Ok(None) };
-        let addresses: Vec<_> = group.addresses.iter().chain(&group.gateways).copied().collect();
+        let addresses: Vec<_> = group.all().collect();
         let links = echo::links(&status.interfaces.iter().map(|i| i.name.as_str()).collect());
         let others = self.neighbours.iter().filter(|n| !self.silent.contains_key(*n)).copied();
         let first = self.cursors.entry(group.name.clone()).or_default();
